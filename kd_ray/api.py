@@ -1,0 +1,110 @@
+"""The one call for a notebook: `kd_ray.distill(data=…, teacher=…, student=…, out=…)`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kd_ray.config.load import recipe_from_values
+from kd_ray.run import run_recipe
+
+ORIGIN = "kd_ray.distill"
+DEFAULT_SIZE_PX = 224
+Model = str | Mapping[str, Any]
+
+
+def distill(
+    *,
+    data: str | Path | Mapping[str, Any],
+    teacher: Model,
+    student: Model,
+    out: str | Path,
+    size_px: int = DEFAULT_SIZE_PX,
+    views: int = 4,
+    epochs: float = 100,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, float | int | str]:
+    """Distil `student` from `teacher` on `data`; returns the numbers of `out/metrics.json`.
+
+    `data` is a folder of images (one sub-folder a class, or images alone), or a `corpus` section. `teacher` and
+    `student` are timm names (the teacher with its pretrained weights), or `teacher` and `student` sections of a recipe.
+    The losses are KD on the teacher's logits where it is finetuned here or brings weights for these classes, and else a
+    cosine distance on its summary features. `overrides` are laid over all that: `{"train": {"num_workers": 2}}`.
+    Calling again with the same arguments does only what is not committed yet.
+
+    Raises:
+        RecipeError: the arguments do not make a valid recipe; every mistake is listed.
+        KdRayError: as `kd_ray.run`.
+    """
+    values = _values(data, teacher, student, out=str(out), size_px=size_px, views=views, epochs=epochs)
+    merged = _merged(values, overrides or {})
+    recipe = recipe_from_values(merged, origins={}, default_origin=ORIGIN)
+    report = run_recipe(recipe, console=Console())
+    assert report is not None, "all stages were asked for, so there is a report"
+    return dict(report.metrics)
+
+
+def _values(
+    data: str | Path | Mapping[str, Any],
+    teacher: Model,
+    student: Model,
+    *,
+    out: str,
+    size_px: int,
+    views: int,
+    epochs: float,
+) -> dict[str, Any]:
+    size = [size_px, size_px]
+    corpus = dict(data) if isinstance(data, Mapping) else {"kind": "folder", "uri": str(data)}
+    teacher_section = _teacher(teacher, size)
+    learns_logits = "finetune" in teacher_section or "weights" in teacher_section
+    return {
+        "name": Path(out).name,
+        "out": out,
+        "corpus": {"packed_uri": f"{out}/corpus", **corpus},
+        "labels": {"kind": "all" if learns_logits else "none"},
+        "views": {
+            "count": views,
+            "policy": {
+                "name": "weak",
+                "operations": [
+                    {"kind": "random_resized_crop", "scale": [0.25, 1.0]},
+                    {"kind": "horizontal_flip"},
+                    {"kind": "color_jitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.2},
+                ],
+            },
+        },
+        "teacher": teacher_section,
+        "cache": {"uri": f"{out}/cache"},
+        "student": _student(student, size),
+        "train": {"epochs": epochs, "losses": _losses(learns_logits)},
+    }
+
+
+def _teacher(teacher: Model, size: Sequence[int]) -> dict[str, Any]:
+    if isinstance(teacher, Mapping):
+        return {"input": {"size_px": size}, **teacher}
+    return {
+        "model": {"kind": "timm", "name": teacher, "pretrained": True},
+        "input": {"size_px": size},
+        "outputs": {"summary": {}},
+    }
+
+
+def _student(student: Model, size: Sequence[int]) -> dict[str, Any]:
+    if isinstance(student, Mapping):
+        return {"input": {"size_px": size}, **student}
+    return {"model": {"kind": "timm", "name": student}, "input": {"size_px": size}}
+
+
+def _losses(learns_logits: bool) -> list[dict[str, Any]]:
+    return [{"kind": "kd"}] if learns_logits else [{"kind": "feature", "output": "summary", "head": {"kind": "mlp"}}]
+
+
+def _merged(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in layer.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,87 @@
+"""One unit's arrays as the objects of an immutable Zarr v3 group, and where each view's bytes lie in them.
+
+An array [view, sample, …] is one Zarr shard whose inner chunks are one view each, bytes + crc32c, no compressor: one
+view of a unit is one contiguous range that checks itself, and any Zarr reader opens the group.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.storage import MemoryStore
+
+from kd_ray.errors import CacheCorrupt
+
+CRC_BYTES = 4
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayLayout:
+    """Where the views of one array lie: the object, and [offset, length] of each view, checksum included."""
+
+    object_name: str
+    dtype: str
+    shape: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]
+
+
+def encode_group(arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> dict[str, bytes]:
+    """The objects of a Zarr group holding `arrays`, each [view, sample, …], by their names inside the group."""
+    encoded: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(encoded), attributes=dict(attributes), overwrite=True)
+    for name, values in arrays.items():
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            shards=values.shape,
+            chunks=(1, *values.shape[1:]),
+            compressors=(Crc32cCodec(),),
+            serializer=BytesCodec(endian="little"),
+            fill_value=np.nan if values.dtype.kind == "f" else 0,
+            dimension_names=("view", "sample", *(f"axis_{i}" for i in range(values.ndim - 2))),
+            config={"write_empty_chunks": True},
+        )
+        array[...] = values
+    return {name: buffer.to_bytes() for name, buffer in sorted(encoded.items())}
+
+
+def layout_of(objects: Mapping[str, bytes], name: str, values: Array) -> ArrayLayout:
+    """The layout of the array `name` in an encoded group, read from the index at the end of its shard."""
+    object_name = f"{name}/c/" + "/".join("0" for _ in values.shape)
+    num_views = values.shape[0]
+    data = objects[object_name]
+    index = struct.unpack(f"<{2 * num_views}Q", data[-(16 * num_views + CRC_BYTES) : -CRC_BYTES])
+    ranges = tuple((index[2 * i], index[2 * i + 1]) for i in range(num_views))
+    return ArrayLayout(object_name=object_name, dtype=values.dtype.str, shape=values.shape, ranges=ranges)
+
+
+def decode_view(data: bytes | memoryview, layout: ArrayLayout, *, location: str) -> Array:
+    """The array [sample, …] of one view from its bytes, after its checksum was found right.
+
+    Raises:
+        CacheCorrupt: the bytes are too few, or the checksum does not match; `location` is named.
+    """
+    dtype = np.dtype(layout.dtype)
+    num_bytes = int(np.prod(layout.shape[1:], dtype=np.int64)) * dtype.itemsize
+    if len(data) != num_bytes + CRC_BYTES:
+        raise CacheCorrupt(
+            f"{location}: got {len(data)} bytes for one view, expected {num_bytes + CRC_BYTES}; the object is "
+            "truncated or not the one that was committed. Remove the unit's commit and run extract again."
+        )
+    view = memoryview(data)
+    stored = int.from_bytes(view[num_bytes:], "little")
+    actual = google_crc32c.value(bytes(view[:num_bytes]))
+    if stored != actual:
+        raise CacheCorrupt(
+            f"{location}: crc32c is {actual:08x}, stored {stored:08x}; the bytes have changed since they were written. "
+            "Remove the unit's commit and run extract again."
+        )
+    return np.frombuffer(view[:num_bytes], dtype=dtype).reshape(layout.shape[1:])

@@ -1,0 +1,196 @@
+"""Attempts and commits: the only way by which data comes to exist in a cache.
+
+An attempt writes its objects under a name of its own. The commit, created conditionally, comes last and names the
+attempt. Readers trust commits alone; a losing or a crashed attempt is garbage that no reader sees.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import google_crc32c
+
+from kd_ray.cache.arrays import ArrayLayout
+from kd_ray.cache.spec import FORMAT_VERSION
+from kd_ray.cache.units import Span, Unit
+from kd_ray.errors import CacheCorrupt, CacheIncomplete
+from kd_ray.storage import Storage
+from kd_ray.storage.base import canonical_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """The record that makes one unit exist."""
+
+    unit: Unit
+    generation: int
+    attempt: str
+    num_rows: int
+    members_digest: str
+    objects: Mapping[str, tuple[int, int]]
+    arrays: Mapping[str, ArrayLayout] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all objects of the attempt."""
+        return sum(size for size, _ in self.objects.values())
+
+    def to_json(self) -> bytes:
+        """Canonical JSON, as stored."""
+        return canonical_json(
+            {
+                "format": FORMAT_VERSION,
+                "unit": self.unit.id,
+                "generation": self.generation,
+                "attempt": self.attempt,
+                "rows": self.num_rows,
+                "members": self.members_digest,
+                "objects": {name: {"bytes": size, "crc32c": crc} for name, (size, crc) in self.objects.items()},
+                "arrays": {
+                    name: {
+                        "object": layout.object_name,
+                        "dtype": layout.dtype,
+                        "shape": layout.shape,
+                        "ranges": layout.ranges,
+                    }
+                    for name, layout in self.arrays.items()
+                },
+                "statistics": self.statistics,
+            }
+        )
+
+    @staticmethod
+    def from_json(data: bytes, *, location: str) -> "Commit":
+        """The inverse of `to_json`.
+
+        Raises:
+            CacheCorrupt: it is not a commit record of a format this version reads.
+        """
+        try:
+            value = json.loads(data)
+            if value["format"] != FORMAT_VERSION:
+                raise ValueError(f"format {value['format']}, this version reads {FORMAT_VERSION}")  # noqa: TRY301
+            arrays = {
+                name: ArrayLayout(
+                    object_name=each["object"],
+                    dtype=each["dtype"],
+                    shape=tuple(each["shape"]),
+                    ranges=tuple((offset, length) for offset, length in each["ranges"]),
+                )
+                for name, each in value["arrays"].items()
+            }
+            return Commit(
+                unit=Unit.from_id(value["unit"]),
+                generation=value["generation"],
+                attempt=value["attempt"],
+                num_rows=value["rows"],
+                members_digest=value["members"],
+                objects={name: (each["bytes"], each["crc32c"]) for name, each in value["objects"].items()},
+                arrays=arrays,
+                statistics=value["statistics"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise CacheCorrupt(
+                f"{location}: is not a readable commit record: {error}. Remove it and extract again."
+            ) from error
+
+
+PinnedUnits = Mapping[tuple[Span, int], Commit]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """A folder of units: one output of a target set, or the views of a view set."""
+
+    storage: Storage
+    folder: str
+
+    def object_name(self, commit: Commit, name: str) -> str:
+        """Where an object of a committed attempt lies."""
+        return f"{self._attempt_folder(commit.unit, commit.attempt)}/{name}"
+
+    def location(self, name: str) -> str:
+        """The full address of an object, for messages."""
+        return f"{self.storage.uri}/{name}"
+
+    def commits(self) -> dict[Unit, Commit]:
+        """The newest commit of every unit that exists."""
+        newest: dict[Unit, tuple[int, str]] = {}
+        prefix = f"{self.folder}/commits"
+        for name in self.storage.list(prefix):
+            unit, generation = self._parse(name)
+            if generation >= newest.get(unit, (-1, ""))[0]:
+                newest[unit] = (generation, name)
+        return {unit: self._read(name) for unit, (_, name) in sorted(newest.items())}
+
+    def pin(self, wanted: Sequence[Unit]) -> PinnedUnits:
+        """The commits of the `wanted` units by (span, view).
+
+        Raises:
+            CacheIncomplete: some are not committed; how many, and the first of them.
+        """
+        commits = self.commits()
+        missing = [unit for unit in wanted if unit not in commits]
+        if missing:
+            raise CacheIncomplete(
+                f"{self.location(self.folder)}: {len(missing)} of {len(wanted)} units are not committed, the first is "
+                f"{missing[0].id}. Run the extract stage again; it computes what is missing."
+            )
+        return {(unit.span, view): commits[unit] for unit in wanted for view in range(unit.view_start, unit.view_stop)}
+
+    def is_committed(self, unit: Unit) -> bool:
+        """Whether the unit's first commit is there (one look-up)."""
+        return self.storage.exists(self._commit_name(unit, 0))
+
+    def publish(
+        self,
+        unit: Unit,
+        objects: Mapping[str, bytes],
+        *,
+        attempt: str,
+        num_rows: int,
+        members_digest: str,
+        arrays: Mapping[str, ArrayLayout] | None = None,
+        statistics: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Write one attempt and commit it; False if another attempt was first, whose data then stands.
+
+        The objects of a losing attempt are removed again.
+        """
+        folder = self._attempt_folder(unit, attempt)
+        for name, data in objects.items():
+            self.storage.write(f"{folder}/{name}", data)
+        commit = Commit(
+            unit=unit,
+            generation=0,
+            attempt=attempt,
+            num_rows=num_rows,
+            members_digest=members_digest,
+            objects={name: (len(data), google_crc32c.value(data)) for name, data in objects.items()},
+            arrays=arrays or {},
+            statistics=statistics or {},
+        )
+        if self.storage.create(self._commit_name(unit, 0), commit.to_json()):
+            return True
+        self.storage.remove(folder)
+        return False
+
+    def _attempt_folder(self, unit: Unit, attempt: str) -> str:
+        return f"{self.folder}/units/{unit.id}/{attempt}"
+
+    def _commit_name(self, unit: Unit, generation: int) -> str:
+        return f"{self.folder}/commits/{unit.id}.{generation}.json"
+
+    def _parse(self, name: str) -> tuple[Unit, int]:
+        try:
+            unit_id, generation = name.rsplit("/", 1)[-1].removesuffix(".json").rsplit(".", 1)
+            return Unit.from_id(unit_id), int(generation)
+        except ValueError as error:
+            raise CacheCorrupt(
+                f"{self.location(name)}: is not the name of a commit record. Remove the file."
+            ) from error
+
+    def _read(self, name: str) -> Commit:
+        return Commit.from_json(self.storage.read(name), location=self.location(name))

@@ -1,0 +1,70 @@
+"""Per-channel statistics of one unit, mergeable in any order: count, mean, variance and extremes."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelStatistics:
+    """Statistics over the last axis; `variance` is the population's (divided by `count`)."""
+
+    count: int
+    mean: Floats
+    variance: Floats
+    minimum: Floats
+    maximum: Floats
+
+    @staticmethod
+    def of(values: NDArray[Any]) -> "ChannelStatistics":
+        """Of an array [..., D], in float64, two passes."""
+        rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        return ChannelStatistics(
+            count=len(rows),
+            mean=rows.mean(axis=0),
+            variance=rows.var(axis=0),
+            minimum=rows.min(axis=0),
+            maximum=rows.max(axis=0),
+        )
+
+    def merged(self, other: "ChannelStatistics") -> "ChannelStatistics":
+        """Of both populations together (Chan, Golub and LeVeque 1979)."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        squares = self.variance * self.count + other.variance * other.count
+        squares = squares + delta**2 * (self.count * other.count / count)
+        return ChannelStatistics(
+            count=count,
+            mean=mean,
+            variance=squares / count,
+            minimum=np.minimum(self.minimum, other.minimum),
+            maximum=np.maximum(self.maximum, other.maximum),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Vectors as base64 of little-endian float64."""
+        vectors = {name: getattr(self, name) for name in ("mean", "variance", "minimum", "maximum")}
+        packed = {name: base64.b64encode(vector.astype("<f8").tobytes()).decode() for name, vector in vectors.items()}
+        return {"count": self.count, **packed}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "ChannelStatistics":
+        """The inverse of `to_json`, bit for bit."""
+
+        def vector(name: str) -> Floats:
+            return np.frombuffer(base64.b64decode(value[name]), dtype="<f8").astype(np.float64)
+
+        return ChannelStatistics(
+            count=int(value["count"]),
+            mean=vector("mean"),
+            variance=vector("variance"),
+            minimum=vector("minimum"),
+            maximum=vector("maximum"),
+        )

@@ -1,0 +1,151 @@
+"""A target set on storage: opening, creating, writing one unit of an output, reading one view of it."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_ray.cache.arrays import decode_view, encode_group, layout_of
+from kd_ray.cache.codecs import encode
+from kd_ray.cache.commits import Collection, Commit
+from kd_ray.cache.spec import Spec, explain_absence, read_spec, write_or_check
+from kd_ray.cache.statistics import ChannelStatistics
+from kd_ray.cache.units import Unit
+from kd_ray.config.models import Codec
+from kd_ray.errors import CacheCorrupt, CacheIncomplete, FingerprintMismatch
+from kd_ray.storage import Storage, join, open_storage
+
+TARGET_SET_FILE = "target_set.json"
+OUTPUT_FILE = "output.json"
+VALUES = "values"
+SAMPLE_IDS = "sample_id"
+
+SampleIds = NDArray[np.uint64]
+
+
+def members_digest(sample_ids: SampleIds) -> str:
+    """What binds a unit to its rows: BLAKE2b-128 (hex) of the sample ids in their order."""
+    return hashlib.blake2b(sample_ids.astype("<u8").tobytes(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """One output of one target set."""
+
+    target_set: Spec
+    spec: Spec
+    collection: Collection
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one view's values."""
+        return tuple(self.spec.identity["shape"])
+
+    @property
+    def codec(self) -> Codec:
+        """How values are stored."""
+        codec: Codec = self.spec.identity["codec"]
+        return codec
+
+    def write(self, unit: Unit, values_VND: NDArray[np.float32], sample_ids: SampleIds, *, attempt: str) -> bool:
+        """Store the unit's values [view, sample, …]; False if another attempt had committed it before.
+
+        Raises:
+            ExtractionError: values that may not be stored.
+        """
+        what = f"{self.target_set.name} {self.spec.name} of unit {unit.id}"
+        encoded = encode(values_VND, self.codec, what=what)
+        ids_1N = sample_ids.astype("<u8")[None]
+        arrays: dict[str, NDArray[Any]] = {VALUES: encoded, SAMPLE_IDS: ids_1N}
+        attributes = {
+            "target_set": self.target_set.fingerprint,
+            "output": self.spec.fingerprint,
+            "views": [unit.view_start, unit.view_stop],
+        }
+        objects = encode_group(arrays, attributes)
+        return self.collection.publish(
+            unit,
+            objects,
+            attempt=attempt,
+            num_rows=len(sample_ids),
+            members_digest=members_digest(sample_ids),
+            arrays={name: layout_of(objects, name, array) for name, array in arrays.items()},
+            statistics=ChannelStatistics.of(values_VND).to_json(),
+        )
+
+    def read(self, commit: Commit, *, view_index: int, sample_ids: SampleIds) -> NDArray[Any]:
+        """Values [sample, …] of one view as stored, checked, for the samples that the corpus has in that span.
+
+        Raises:
+            CacheCorrupt: the bytes are not those that were committed, or the unit was made from other samples.
+        """
+        digest = members_digest(sample_ids)
+        if commit.members_digest != digest:
+            raise CacheCorrupt(
+                f"{self.collection.location(self.collection.folder)}: unit {commit.unit.id} was made from other "
+                f"samples than the corpus holds there ({commit.members_digest} against {digest}). Restore the corpus "
+                "it was built from, or use another cache.uri."
+            )
+        layout = commit.arrays[VALUES]
+        offset, length = layout.ranges[view_index - commit.unit.view_start]
+        name = self.collection.object_name(commit, layout.object_name)
+        location = self.collection.location(name)
+        try:
+            data = self.collection.storage.read_range(name, offset=offset, length=length)
+        except FileNotFoundError as error:
+            raise CacheCorrupt(
+                f"{location}: is missing, though its unit is committed. Remove the commit, extract again."
+            ) from error
+        return decode_view(data, layout, location=location)
+
+    def statistics(self, commits: Iterable[Commit]) -> ChannelStatistics:
+        """Per-channel statistics over units, merged in the units' order."""
+        parts = [ChannelStatistics.from_json(each.statistics) for each in sorted(commits, key=lambda each: each.unit)]
+        return reduce(ChannelStatistics.merged, parts)
+
+
+def open_output(cache_uri: str, target_set: Spec, spec: Spec, *, create: bool) -> Output:
+    """The output `spec` of `target_set` under `cache_uri`, created where that is asked.
+
+    Raises:
+        FingerprintMismatch: what is stored under that name was made from something else; the first difference is named.
+        CacheIncomplete: there is nothing of that name.
+    """
+    targets = open_storage(join(cache_uri, "targets"))
+    outputs = open_storage(join(cache_uri, "targets", target_set.folder))
+    if create:
+        write_or_check(targets, TARGET_SET_FILE, target_set, recorded={})
+        write_or_check(outputs, OUTPUT_FILE, spec, recorded={})
+    else:
+        _check(targets, target_set, TARGET_SET_FILE)
+        _check(outputs, spec, OUTPUT_FILE)
+    return Output(target_set=target_set, spec=spec, collection=Collection(storage=outputs, folder=spec.folder))
+
+
+def find_output(cache_uri: str, target_set: Spec, spec: Spec) -> Output | None:
+    """The output where it exists, None where nothing has been created yet.
+
+    Raises:
+        FingerprintMismatch: the folder holds something else than its name says.
+    """
+    outputs = open_storage(join(cache_uri, "targets", target_set.folder))
+    try:
+        read_spec(open_storage(join(cache_uri, "targets")), f"{target_set.folder}/{TARGET_SET_FILE}", wanted=target_set)
+        read_spec(outputs, f"{spec.folder}/{OUTPUT_FILE}", wanted=spec)
+    except FileNotFoundError:
+        return None
+    return Output(target_set=target_set, spec=spec, collection=Collection(storage=outputs, folder=spec.folder))
+
+
+def _check(storage: Storage, spec: Spec, file_name: str) -> None:
+    try:
+        read_spec(storage, f"{spec.folder}/{file_name}", wanted=spec)
+    except FileNotFoundError:
+        reason = explain_absence(storage, spec, file_name=file_name)
+        advice = "Run the extract stage to build it, or restore the old value."
+        kind = FingerprintMismatch if "first difference" in reason else CacheIncomplete
+        raise kind(f"{reason}. {advice}") from None

@@ -1,0 +1,183 @@
+"""Which network, with which weights, fed how: shared by teachers and students."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from kd_ray.config.base import Section
+from kd_ray.config.corpus import PositiveInt
+from kd_ray.config.views import Interpolation, SizePx
+
+Channels = tuple[float, float, float]
+Precision = Literal["float32", "bfloat16", "float16"]
+Codec = Literal["float32", "float16"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class TimmModel(Section):
+    """Any model of timm by its name; `args` are passed to `timm.create_model`."""
+
+    kind: Literal["timm"]
+    name: str
+    pretrained: bool = False
+    args: dict[str, Any] = Field(default={})
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.name
+
+
+class CifarResNet(Section):
+    """He et al.'s ResNets for 32x32 images (16, 32 and 64 channels, option-A shortcuts)."""
+
+    kind: Literal["cifar_resnet"]
+    depth: Literal[8, 20, 32, 44, 56, 110]
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"ResNet-{self.depth} (CIFAR)"
+
+
+Model = Annotated[TimmModel | CifarResNet, Field(discriminator="kind")]
+
+
+class Input(Section):
+    """The pixels a model gets: a view rendered at `size_px`, divided by 255, less `mean`, over `std`."""
+
+    size_px: SizePx
+    mean: Channels = (0.485, 0.456, 0.406)
+    std: Annotated[Channels, Field(description="all positive")] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bicubic"
+
+    @model_validator(mode="after")
+    def _std_positive(self) -> "Input":
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        return self
+
+
+class Optimizer(Section):
+    """One of timm's optimisers by name; biases and norms are not decayed."""
+
+    kind: Literal["adamw", "sgd", "lamb", "lars"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class Schedule(Section):
+    """Learning rate over steps: linear warm-up over `warmup_fraction` of the run, then cosine to zero, or constant."""
+
+    kind: Literal["cosine", "constant"] = "cosine"
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class Resources(Section):
+    """What one Ray worker process takes."""
+
+    num_cpus: Annotated[float, Field(ge=0)] = 1
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+
+
+class Accelerator(Section):
+    """How a teacher runs on one accelerator type."""
+
+    batch_size_per_worker: PositiveInt
+
+
+class TeacherResources(Resources):
+    """How many workers run a teacher, on what; with `accelerators`, only on nodes with one of those types."""
+
+    min_workers: PositiveInt = 1
+    max_workers: PositiveInt = 1
+    batch_size_per_worker: PositiveInt = 64
+    accelerators: dict[str, Accelerator] = Field(default={})
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "TeacherResources":
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"min_workers ({self.min_workers}) must not exceed max_workers ({self.max_workers})")
+        if self.accelerators and not self.num_gpus:
+            raise ValueError("accelerators are named but num_gpus is 0; set num_gpus to what one worker takes")
+        return self
+
+
+class TargetOutput(Section):
+    """How one output of a teacher is stored."""
+
+    codec: Codec = "float16"
+
+
+class Outputs(Section):
+    """Which outputs are stored, per view: summary [D], spatial [H, W, D], logits [K]."""
+
+    summary: TargetOutput | None = None
+    spatial: TargetOutput | None = None
+    logits: TargetOutput | None = None
+    spatial_stage: int = Field(default=-1, description="index of the feature stage or block; -1: the last")
+
+    @model_validator(mode="after")
+    def _something(self) -> "Outputs":
+        if not self.names():
+            raise ValueError("no output is asked for; name at least one of summary, spatial, logits")
+        return self
+
+    def names(self) -> tuple[str, ...]:
+        """The outputs asked for, in a fixed order."""
+        return tuple(name for name in ("summary", "spatial", "logits") if getattr(self, name) is not None)
+
+    def codec_of(self, name: str) -> Codec:
+        """How the output `name`, which is asked for, is stored."""
+        output: TargetOutput = getattr(self, name)
+        return output.codec
+
+    def only(self, names: Sequence[str]) -> "Outputs":
+        """The same without the outputs that are not among `names`."""
+        return self.model_copy(update={name: None for name in self.names() if name not in names})
+
+
+class Finetune(Section):
+    """Supervised training of a teacher on the labels that the recipe allows, before it is frozen."""
+
+    steps: PositiveInt
+    global_batch_size: PositiveInt = 64
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: int = 0
+    resources: Resources = Resources()
+
+
+class Teacher(Section):
+    """A frozen model that produces targets, what it sees, what is kept of it, and where it runs."""
+
+    model: Model
+    weights: str | None = Field(default=None, description="safetensors, or a weights-only checkpoint; any URI")
+    input: Input
+    precision: Precision = "float32"
+    outputs: Outputs
+    finetune: Finetune | None = None
+    resources: TeacherResources = TeacherResources()
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "Teacher":
+        pretrained = isinstance(self.model, TimmModel) and self.model.pretrained
+        if self.weights is None and not pretrained and self.finetune is None:
+            raise ValueError(
+                "a teacher with random weights teaches nothing; give weights, model.pretrained or finetune"
+            )
+        if self.weights is not None and pretrained:
+            raise ValueError("both weights and model.pretrained are given; keep one")
+        return self
+
+
+class Student(Section):
+    """The model that is trained, and the pixels it gets."""
+
+    name: Name = "student"
+    model: Model
+    weights: str | None = None
+    input: Input

@@ -1,0 +1,79 @@
+"""Losses and training."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from kd_ray.config.base import Section
+from kd_ray.config.corpus import PositiveInt
+from kd_ray.config.models import Optimizer, Resources, Schedule
+
+Weight = Annotated[float, Field(gt=0)]
+
+
+class CrossEntropyLoss(Section):
+    """Cross-entropy with the label, over the labelled samples of a batch."""
+
+    kind: Literal["cross_entropy"]
+    weight: Weight = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class KdLoss(Section):
+    """T² KL(teacher || student) on logits over `temperature` (Hinton et al. 2015)."""
+
+    kind: Literal["kd"]
+    weight: Weight = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    teacher: str | None = Field(default=None, description="needed where the recipe has several")
+
+
+class Head(Section):
+    """The map from the student's width to the teacher's; dropped at export."""
+
+    kind: Literal["linear", "mlp"] = "linear"
+    hidden_width: PositiveInt = 1024
+
+
+class FeatureLoss(Section):
+    """Distance between projected student output and target; `balanced` is 0.9 (1 - cosine) + 0.1 smooth-L1."""
+
+    kind: Literal["feature"]
+    output: Literal["summary", "spatial"]
+    distance: Literal["cosine", "mse", "balanced"] = "cosine"
+    weight: Weight = 1.0
+    teacher: str | None = Field(default=None, description="needed where the recipe has several")
+    head: Head = Head()
+
+
+Loss = Annotated[CrossEntropyLoss | KdLoss | FeatureLoss, Field(discriminator="kind")]
+
+
+class Train(Section):
+    """How students are trained; `global_batch_size` is over all workers, `lanes` fix the order for any number."""
+
+    losses: Annotated[tuple[Loss, ...], Field(min_length=1)]
+    targets: Literal["cached", "live"] = "cached"
+    epochs: Annotated[float, Field(gt=0)]
+    global_batch_size: PositiveInt = 64
+    num_workers: PositiveInt = 1
+    resources_per_worker: Resources = Resources()
+    lanes: PositiveInt = 8
+    shuffle_window: PositiveInt = Field(default=2, description="row-group runs shuffled together in one lane")
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    seed: int = 0
+    reference: bool = Field(default=False, description="train the same student, same steps, on the labels alone")
+    log_every_steps: PositiveInt = 20
+    evaluate_every_steps: PositiveInt = 200
+    checkpoint_every_steps: PositiveInt = 500
+    max_failures: Annotated[int, Field(ge=0)] = 3
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Train":
+        if self.global_batch_size % self.lanes:
+            raise ValueError(f"global_batch_size ({self.global_batch_size}) must be a multiple of lanes ({self.lanes})")
+        if self.lanes % self.num_workers:
+            raise ValueError(f"lanes ({self.lanes}) must be a multiple of num_workers ({self.num_workers})")
+        return self

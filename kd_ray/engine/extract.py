@@ -1,0 +1,99 @@
+"""The extract stage on Ray Data: a row is a unit's name, a block is a unit, a worker keeps one teacher loaded."""
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import torch
+
+from kd_ray.cache.units import Unit
+from kd_ray.engine.failures import own_error
+from kd_ray.engine.session import hush, worker_device
+from kd_ray.extraction.job import ExtractJob, build_extractor
+from kd_ray.extraction.unit import UnitReport
+
+ACCELERATOR_LABEL = "ray.io/accelerator-type"
+MAX_ACTOR_START_FAILURES = 20  # spot nodes may vanish while a teacher loads; the default ends the job at the first
+NO_PROGRESS_LIMIT_S = 6 * 3600  # waiting for spot capacity is not a failure
+
+
+class ExtractWorker:
+    """Extracts one unit per call."""
+
+    def __init__(self, job: ExtractJob) -> None:
+        resources = job.teacher.resources
+        num_threads = max(int(resources.num_cpus), 1)
+        _limit_threads(num_threads)
+        self._extract = build_extractor(
+            job,
+            device=worker_device(resources.num_gpus),
+            batch_size=job.batch_size_on(_accelerator_here()),
+            num_threads=num_threads,
+        )
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of one row: the name of a unit in, its report out."""
+        (unit_id,) = batch["unit_id"].tolist()
+        report = self._extract(Unit.from_id(unit_id), attempt=uuid.uuid4().hex)
+        return {name: np.array([value]) for name, value in asdict(report).items()}
+
+
+def extract_units(job: ExtractJob, units: Sequence[Unit], *, on_report: Callable[[UnitReport], None]) -> None:
+    """Compute and commit `units`, telling of each as it is done; what is committed by others meanwhile is not redone.
+
+    Raises:
+        KdRayError: whatever of the project's own errors a worker raised.
+    """
+    _configure_ray_data()
+    resources = job.teacher.resources
+    placement: dict[str, Any] = {}
+    if resources.accelerators:
+        placement["label_selector"] = {ACCELERATOR_LABEL: f"in({','.join(sorted(resources.accelerators))})"}
+    rows = ray.data.from_items([{"unit_id": unit.id} for unit in units], override_num_blocks=len(units))
+    reports = rows.map_batches(
+        ExtractWorker,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(resources.min_workers, len(units)),
+            max_size=min(resources.max_workers, len(units)),
+            max_tasks_in_flight_per_actor=2,
+        ),
+        num_cpus=resources.num_cpus,
+        num_gpus=resources.num_gpus,
+        fn_constructor_kwargs={"job": job},
+        **placement,
+    )
+    try:
+        for row in reports.iter_rows():
+            on_report(UnitReport(**row))
+    except ray.exceptions.RayError as error:
+        known = own_error(error)
+        if known is None:
+            raise
+        raise known from None
+
+
+def _configure_ray_data() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0
+    context.max_consecutive_actor_init_deaths = MAX_ACTOR_START_FAILURES
+    context.execution_no_progress_timeout_s = NO_PROGRESS_LIMIT_S
+    hush()
+
+
+def _accelerator_here() -> str | None:
+    # Ray annotates the values as lists; they are plain strings.
+    labels: dict[str, Any] = dict(ray.get_runtime_context().get_node_labels())
+    return labels.get(ACCELERATOR_LABEL)
+
+
+def _limit_threads(num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)

@@ -1,0 +1,105 @@
+"""Ray, started late and kept quiet: a run whose stages are all committed never starts it."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from kd_ray.config.corpus import Cluster
+from kd_ray.errors import ClusterError
+
+# Set before Ray is imported. The two that hide errors of Ray's C++ core from the terminal give way to the user's own
+# value: RAY_BACKEND_LOG_LEVEL=info brings everything back.
+QUIET_ENVIRONMENT = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+QUIET_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
+JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def is_submitted_job() -> bool:
+    """Whether this process is the driver of a `ray job submit`."""
+    return JOB_CONFIG_VARIABLE in os.environ
+
+
+@dataclass
+class RaySession:
+    """A connection made at the first `start()` and closed at the end of the `with` block."""
+
+    cluster: Cluster
+    _started: bool = field(default=False, init=False)
+
+    def __enter__(self) -> "RaySession":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started:
+            import ray
+
+            ray.shutdown()
+
+    def start(self) -> None:
+        """Connect, or start a cluster on this machine; a second call does nothing.
+
+        Raises:
+            ClusterError: the address does not answer.
+        """
+        if self._started:
+            return
+        for name, value in QUIET_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        try:
+            ray.init(**self._arguments())
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = self.cluster.address or "this machine"
+            raise ClusterError(f"cluster.address: cannot use a Ray cluster at {where}: {error}.") from error
+        self._started = True
+        hush()
+
+    def _arguments(self) -> dict[str, Any]:
+        shared: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if is_submitted_job():
+            return shared
+        if self.cluster.address is not None:
+            return {"address": self.cluster.address, **shared}
+        return {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": self.cluster.num_cpus,
+            "object_store_memory": self.cluster.object_store_mib * 2**20,
+            "_temp_dir": self.cluster.temp_dir,
+            **shared,
+        }
+
+
+def hush() -> None:
+    """Silence Ray's Python loggers; Ray Data undoes this when it is first used, so it is said again there."""
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def worker_device(num_gpus: float) -> str:
+    """The device of a worker that was given `num_gpus`.
+
+    Raises:
+        ClusterError: it was given a GPU that PyTorch cannot use.
+    """
+    import torch
+
+    if num_gpus == 0:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ClusterError("this worker was given a GPU, but PyTorch finds none; check the driver and the torch build.")
+    return "cuda"

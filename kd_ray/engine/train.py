@@ -1,0 +1,185 @@
+"""The train stage on Ray Train: one worker group trains student after student, since a group costs 20 s to start."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from kd_ray.config.models import Resources
+from kd_ray.config.views import Policy
+from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.engine.board import Standing, watched_board
+from kd_ray.engine.failures import own_error
+from kd_ray.engine.session import hush, worker_device
+from kd_ray.evaluate.predict import evaluating, predict
+from kd_ray.students.student import StudentModel
+from kd_ray.training.fit import Metrics, State
+from kd_ray.training.job import TrainJob, build, decode_state, encode_state, is_finished, save_run, train
+
+STATE_FILE = "state.pt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainGroup:
+    """Students that are trained one after another by the same workers."""
+
+    jobs: tuple[TrainJob, ...]
+    evaluation_policy: Policy
+    evaluation_batch_size: int
+    resources: Resources
+    num_workers: int
+
+
+def train_group(
+    group: TrainGroup,
+    *,
+    name: str,
+    storage_uri: str,
+    max_failures: int,
+    on_progress: Callable[[Standing], None],
+) -> None:
+    """Train every job of `group` that is not finished; the same `name` and `storage_uri` go on from a last checkpoint.
+
+    Raises:
+        KdRayError: whatever of the project's own errors a worker raised.
+    """
+    hush()
+    num_gpus = group.resources.num_gpus
+    # Ray's stubs describe the older RunConfig; 2.60 runs the v2 one, which has logging_config.
+    run_settings: dict[str, Any] = {"logging_config": LoggingConfig(log_level="ERROR")}
+    try:
+        with watched_board(on_progress) as board:
+            TorchTrainer(
+                _train_on_worker,
+                train_loop_config={"group": group, "board": board},
+                scaling_config=ScalingConfig(
+                    num_workers=group.num_workers,
+                    use_gpu=num_gpus > 0,
+                    resources_per_worker={"CPU": group.resources.num_cpus, **({"GPU": num_gpus} if num_gpus else {})},
+                ),
+                torch_config=TorchConfig(backend="nccl" if num_gpus else "gloo"),
+                run_config=RunConfig(
+                    name=name,
+                    storage_path=storage_uri,
+                    failure_config=FailureConfig(max_failures=max_failures),
+                    checkpoint_config=CheckpointConfig(num_to_keep=2),
+                    **run_settings,
+                ),
+            ).fit()
+    except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
+        known = own_error(error)
+        if known is None:
+            raise
+        raise known from None
+
+
+def _train_on_worker(config: dict[str, Any]) -> None:
+    """Runs in each worker process."""
+    group: TrainGroup = config["group"]
+    torch.set_num_threads(max(int(group.resources.num_cpus), 1))
+    total = sum(job.settings.num_steps * job.stream.global_batch_size for job in group.jobs)
+    done = 0
+    for job in group.jobs:
+        if not is_finished(job):
+            _train_job(job, group, board=config["board"], done=done, total=total)
+        done += job.settings.num_steps * job.stream.global_batch_size
+    ray.train.report({})
+
+
+def _train_job(job: TrainJob, group: TrainGroup, *, board: Any, done: int, total: int) -> None:
+    context = ray.train.get_context()
+    device = torch.device(worker_device(group.resources.num_gpus))
+    corpus = open_corpus(job.corpus_uri)
+    student = build(job).to(device)
+    world_size = context.get_world_size()
+    network = ray.train.torch.prepare_model(
+        student, move_to_device=False, parallel_strategy="ddp" if world_size > 1 else None
+    )
+    hooks = _WorkerHooks(job=job, group=group, board=board, student=student, corpus=corpus, done=done, total=total)
+    result = train(
+        job,
+        network,
+        corpus=corpus,
+        worker=context.get_world_rank(),
+        num_workers=world_size,
+        hooks=hooks,
+        resume=_restored(job),
+    )
+    if context.get_world_rank() == 0:
+        save_run(job, student, result)
+
+
+def _restored(job: TrainJob) -> State | None:
+    """The state of this job in the last checkpoint; None where the checkpoint is of an earlier job."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        state = decode_state((Path(folder) / STATE_FILE).read_bytes())
+    return state if state["job"] == job.run_uri else None
+
+
+class _WorkerHooks:
+    """Ties the training loop of one worker to Ray Train; all workers call at the same steps."""
+
+    def __init__(
+        self,
+        *,
+        job: TrainJob,
+        group: TrainGroup,
+        board: Any,
+        student: StudentModel,
+        corpus: PackedCorpus,
+        done: int,
+        total: int,
+    ) -> None:
+        self._job, self._group, self._board, self._student, self._corpus = job, group, board, student, corpus
+        self._done, self._total = done, total
+        context = ray.train.get_context()
+        self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        if self._rank == 0:
+            note = f"{self._job.name}: loss {metrics['loss']:.3f}"
+            done = self._done + step * self._job.stream.global_batch_size
+            self._board.write.remote(Standing(done, self._total, note))
+
+    def evaluate(self, step: int) -> Metrics:
+        """Top-1 on the held-out split, each worker looking at its share of the row groups."""
+        with evaluating(self._student) as student:
+            found = predict(
+                lambda inputs: student(inputs)["logits"],
+                self._corpus,
+                split="test",
+                policy=self._group.evaluation_policy,
+                size=self._job.student.input,
+                batch_size=self._group.evaluation_batch_size,
+                device=next(student.parameters()).device,
+                part=self._rank,
+                num_parts=self._world_size,
+            )
+        known = found.labels >= 0
+        correct = int((found.logits_NK[known].argmax(axis=1) == found.labels[known]).sum()) if known.any() else 0
+        counts = torch.tensor([correct, int(known.sum())], device=next(self._student.parameters()).device)
+        if self._world_size > 1:
+            torch.distributed.all_reduce(counts)
+        return {"test_top1": float(counts[0] / counts[1])} if counts[1] else {}
+
+    def checkpoint(self, state: State) -> None:
+        metrics = {"step": state["step"], "job": self._job.name}
+        if self._rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / STATE_FILE).write_bytes(encode_state({**state, "job": self._job.run_uri}))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

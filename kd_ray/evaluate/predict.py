@@ -1,0 +1,101 @@
+"""Logits of a model over a split, each image seen once through the evaluation view.
+
+Shape letters: B batch, K classes, N samples.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kd_ray.config.models import Input
+from kd_ray.config.views import Policy
+from kd_ray.corpus.decode import decode
+from kd_ray.corpus.packed import PackedCorpus, Rows
+from kd_ray.corpus.source import SplitName
+from kd_ray.models.pixels import to_input
+from kd_ray.views import draw, render
+
+EVALUATION_VIEW_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """Parallel arrays over the samples looked at: ids [N], labels [N] (-1 where there is none), logits [N, K]."""
+
+    sample_ids: NDArray[np.uint64]
+    labels: NDArray[np.int64]
+    logits_NK: NDArray[np.float32]
+
+
+def predict(
+    logits_of: Callable[[Tensor], Tensor],
+    corpus: PackedCorpus,
+    *,
+    split: SplitName,
+    policy: Policy,
+    size: Input,
+    batch_size: int,
+    device: torch.device,
+    part: int = 0,
+    num_parts: int = 1,
+    on_batch: Callable[[int], None] | None = None,
+) -> Predictions:
+    """Predictions for the row groups of `split` that belong to `part` of `num_parts`."""
+    ids, labels, logits = [], [], []
+    with torch.inference_mode():
+        for rows in _row_groups(corpus, split, part=part, num_parts=num_parts):
+            for start in range(0, len(rows.images), batch_size):
+                images = rows.images[start : start + batch_size]
+                keys = rows.sample_ids[start : start + batch_size]
+                pixels_BHWC = np.stack(
+                    [_render(image, int(key), policy, size) for image, key in zip(images, keys, strict=True)]
+                )
+                logits.append(logits_of(to_input(pixels_BHWC, size).to(device)).float().cpu().numpy())
+                if on_batch is not None:
+                    on_batch(len(images))
+            ids.append(rows.sample_ids)
+            labels.append(rows.labels.astype(np.int64))
+    return Predictions(
+        sample_ids=np.concatenate(ids) if ids else np.zeros(0, np.uint64),
+        labels=np.concatenate(labels) if labels else np.zeros(0, np.int64),
+        logits_NK=np.concatenate(logits) if logits else np.zeros((0, 0), np.float32),
+    )
+
+
+def evaluating(module: nn.Module) -> "_Evaluating":
+    """A block in which `module` is in evaluation mode; its mode comes back afterwards."""
+    return _Evaluating(module)
+
+
+class _Evaluating:
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._was_training = module.training
+
+    def __enter__(self) -> nn.Module:
+        return self._module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self._module.train(self._was_training)
+
+
+def _row_groups(corpus: PackedCorpus, split: SplitName, *, part: int, num_parts: int) -> Iterator[Rows]:
+    places = [(shard.name, group) for shard in corpus.shards(split) for group in range(len(shard.rows_per_group))]
+    for shard, group in places[part::num_parts]:
+        yield corpus.read_rows(shard, group, group + 1)
+
+
+def _render(data: bytes, sample_id: int, policy: Policy, size: Input) -> NDArray[np.uint8]:
+    image_HWC = decode(data)
+    params = draw(
+        policy,
+        seed=EVALUATION_VIEW_SEED,
+        sample_id=sample_id,
+        view_index=0,
+        image_size_px=(image_HWC.shape[0], image_HWC.shape[1]),
+    )
+    return render(image_HWC, params, size_px=size.size_px, interpolation=size.interpolation)

@@ -1,0 +1,73 @@
+"""Everything one extraction worker needs, in a form that travels to another machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kd_ray.cache.plan import Grid
+from kd_ray.cache.spec import Spec
+from kd_ray.cache.target_set import open_output
+from kd_ray.cache.view_store import open_view_store
+from kd_ray.config.models import Teacher
+from kd_ray.config.views import Policy
+from kd_ray.corpus.packed import open_corpus
+from kd_ray.errors import FingerprintMismatch
+from kd_ray.extraction.unit import UnitExtractor
+from kd_ray.teachers.frozen import FrozenTeacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractJob:
+    """One teacher over one view set of one split."""
+
+    teacher_name: str
+    teacher: Teacher
+    num_classes: int | None
+    weights_uri: str | None
+    weights_fingerprint: str
+    corpus_uri: str
+    cache_uri: str
+    policy: Policy
+    view_seed: int
+    view_set: Spec
+    grid: Grid
+    target_set: Spec
+    outputs: Mapping[str, Spec]
+
+    def batch_size_on(self, accelerator: str | None) -> int:
+        """Views that go through the teacher at once, on a node with that accelerator type."""
+        resources = self.teacher.resources
+        named = resources.accelerators.get(accelerator or "")
+        return named.batch_size_per_worker if named is not None else resources.batch_size_per_worker
+
+
+def build_extractor(job: ExtractJob, *, device: str, batch_size: int, num_threads: int) -> UnitExtractor:
+    """The extractor of `job` on this machine; loads the teacher, so it is built once per worker.
+
+    Raises:
+        FingerprintMismatch: the weights have changed since the run was planned.
+    """
+    teacher = FrozenTeacher(
+        job.teacher,
+        num_classes=job.num_classes,
+        weights_uri=job.weights_uri,
+        device=device,
+        batch_size=batch_size,
+    )
+    if teacher.weights_fingerprint != job.weights_fingerprint:
+        raise FingerprintMismatch(
+            f"{job.weights_uri or job.teacher_name}: weights are {teacher.weights_fingerprint[:12]}, the run was "
+            f"planned with {job.weights_fingerprint[:12]}. Somebody replaced them meanwhile; run again."
+        )
+    return UnitExtractor(
+        teacher,
+        size=job.teacher.input,
+        policy=job.policy,
+        view_seed=job.view_seed,
+        corpus=open_corpus(job.corpus_uri),
+        view_store=open_view_store(job.cache_uri, job.view_set, grid=job.grid),
+        outputs={
+            name: open_output(job.cache_uri, job.target_set, spec, create=True) for name, spec in job.outputs.items()
+        },
+        num_threads=num_threads,
+        batch_size=batch_size,
+    )

@@ -1,0 +1,180 @@
+"""What the cache must hold for a run, and what of it is missing. Reads commits; computes and writes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from kd_ray.cache.codecs import bytes_per_value
+from kd_ray.cache.plan import Grid, choose_grid, missing_units, spans_of, wanted_units
+from kd_ray.cache.spec import Spec, output_spec, target_set_spec
+from kd_ray.cache.target_set import find_output
+from kd_ray.cache.units import Span, Unit
+from kd_ray.cache.view_store import find_view_store
+from kd_ray.config.models import Teacher
+from kd_ray.config.recipe import CacheSettings
+from kd_ray.config.views import Policy
+from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.corpus.source import SplitName
+from kd_ray.extraction.job import ExtractJob
+from kd_ray.teachers.identity import teacher_identity
+from kd_ray.views import view_set_identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownTeacher:
+    """A teacher whose weights exist: what decides its targets, and the shape of each output per view."""
+
+    name: str
+    config: Teacher
+    num_classes: int | None
+    weights_uri: str | None
+    weights_fingerprint: str
+    shapes: Mapping[str, tuple[int, ...]]
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewSetPlan:
+    """Some views of one split, cut into units."""
+
+    split: SplitName
+    policy: Policy
+    seed: int
+    num_views: int
+    spec: Spec
+    grid: Grid
+    rows_of: Mapping[Span, int]
+    units: tuple[Unit, ...]
+
+    @property
+    def spans(self) -> list[Span]:
+        """All spans of the split."""
+        return list(self.rows_of)
+
+    def views_in(self, units: Sequence[Unit]) -> int:
+        """How many views the units hold."""
+        return sum(self.rows_of[unit.span] * unit.num_views for unit in units)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetPlan:
+    """One teacher on one view set: the units it takes, and those in which an output or the views are missing."""
+
+    job: ExtractJob
+    view_set: ViewSetPlan
+    missing: tuple[Unit, ...]
+    forwards_missing: int
+    bytes_per_view: Mapping[str, int]
+
+    @property
+    def forwards_total(self) -> int:
+        """Forward passes of the whole target set."""
+        return self.view_set.views_in(self.view_set.units)
+
+    def committed_bytes(self) -> int:
+        """Bytes on storage of the units that are committed now."""
+        total = 0
+        for spec in self.job.outputs.values():
+            output = find_output(self.job.cache_uri, self.job.target_set, spec)
+            commits = output.collection.commits() if output is not None else {}
+            total += sum(commits[unit].num_bytes for unit in self.view_set.units if unit in commits)
+        return total
+
+
+def bytes_per_view(teacher: Teacher, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Stored bytes of each output the recipe asks for."""
+    return {
+        name: prod(shapes[name]) * bytes_per_value(teacher.outputs.codec_of(name)) for name in teacher.outputs.names()
+    }
+
+
+def plan_view_set(
+    corpus: PackedCorpus,
+    *,
+    split: SplitName,
+    policy: Policy,
+    seed: int,
+    num_views: int,
+    cache: CacheSettings,
+    widest_bytes_per_view: int,
+) -> ViewSetPlan:
+    """The units of a view set; where it exists already, its own grid and blocks are kept."""
+    identity = view_set_identity(policy, seed=seed, corpus_id=corpus.corpus_id, split=split)
+    spec = Spec(name=f"{policy.name}-{split}", identity=identity)
+    grid = choose_grid(
+        widest_bytes_per_view=widest_bytes_per_view,
+        row_group_size=max((max(shard.rows_per_group) for shard in corpus.shards(split)), default=1),
+        shard_row_groups=max((len(shard.rows_per_group) for shard in corpus.shards(split)), default=1),
+        unit_row_groups=cache.unit_row_groups,
+        unit_views=cache.unit_views,
+    )
+    store = find_view_store(cache.uri, spec)
+    grid = store.grid if store is not None else grid
+    groups = {shard.name: shard.rows_per_group for shard in corpus.shards(split)}
+    spans = spans_of({name: len(rows) for name, rows in groups.items()}, unit_row_groups=grid.unit_row_groups)
+    existing = store.units() if store is not None else []
+    return ViewSetPlan(
+        split=split,
+        policy=policy,
+        seed=seed,
+        num_views=num_views,
+        spec=spec,
+        grid=grid,
+        rows_of={span: sum(groups[span.shard][span.group_start : span.group_stop]) for span in spans},
+        units=tuple(wanted_units(spans, num_views=num_views, grid=grid, existing=existing)),
+    )
+
+
+def plan_targets(
+    teacher: KnownTeacher, view_set: ViewSetPlan, *, corpus: PackedCorpus, cache_uri: str, outputs: Sequence[str]
+) -> TargetPlan:
+    """What `teacher` has to compute for `outputs` of `view_set`.
+
+    Raises:
+        FingerprintMismatch: a folder of the cache does not hold what its name says.
+    """
+    identity = teacher_identity(
+        teacher.config, weights_fingerprint=teacher.weights_fingerprint, num_classes=teacher.num_classes
+    )
+    target_set = target_set_spec(
+        teacher.name, teacher=identity, view_set_fingerprint=view_set.spec.fingerprint, corpus_id=corpus.corpus_id
+    )
+    specs = {
+        name: output_spec(
+            name,
+            shape=teacher.shapes[name],
+            codec=teacher.config.outputs.codec_of(name),
+            stage=teacher.config.outputs.spatial_stage if name == "spatial" else None,
+        )
+        for name in outputs
+    }
+    without_output: set[Unit] = set()
+    for spec in specs.values():
+        output = find_output(cache_uri, target_set, spec)
+        commits = output.collection.commits() if output is not None else {}
+        without_output |= set(missing_units(view_set.units, commits))
+    store = find_view_store(cache_uri, view_set.spec)
+    without_views = set(missing_units(view_set.units, store.units() if store is not None else []))
+    return TargetPlan(
+        job=ExtractJob(
+            teacher_name=teacher.name,
+            teacher=teacher.config.model_copy(update={"outputs": teacher.config.outputs.only(outputs)}),
+            num_classes=teacher.num_classes,
+            weights_uri=teacher.weights_uri,
+            weights_fingerprint=teacher.weights_fingerprint,
+            corpus_uri=corpus.uri,
+            cache_uri=cache_uri,
+            policy=view_set.policy,
+            view_seed=view_set.seed,
+            view_set=view_set.spec,
+            grid=view_set.grid,
+            target_set=target_set,
+            outputs=specs,
+        ),
+        view_set=view_set,
+        missing=tuple(unit for unit in view_set.units if unit in without_output | without_views),
+        forwards_missing=view_set.views_in(sorted(without_output)),
+        bytes_per_view={
+            name: size for name, size in bytes_per_view(teacher.config, teacher.shapes).items() if name in outputs
+        },
+    )

@@ -1,0 +1,150 @@
+"""One unit from packed bytes to committed targets: decode, replay the views, infer, write. Knows no Ray.
+
+Shape letters: N rows, V views, D whatever an output's values are.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_ray.cache.target_set import Output
+from kd_ray.cache.units import Unit
+from kd_ray.cache.view_store import ViewStore
+from kd_ray.config.models import Input
+from kd_ray.config.views import Policy
+from kd_ray.corpus.decode import decode
+from kd_ray.corpus.packed import PackedCorpus, Rows
+from kd_ray.teachers.frozen import FrozenTeacher
+from kd_ray.views import ViewRow, draw, render, view_digest
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitReport:
+    """What one unit cost; small enough to travel through the object store."""
+
+    unit_id: str
+    num_views: int
+    num_forwards: int
+    seconds: float
+    render_wait_s: float
+    outputs_written: int
+
+
+class UnitExtractor:
+    """Computes units of one teacher on one view set; built once per worker, called once per unit."""
+
+    def __init__(
+        self,
+        teacher: FrozenTeacher,
+        *,
+        size: Input,
+        policy: Policy,
+        view_seed: int,
+        corpus: PackedCorpus,
+        view_store: ViewStore,
+        outputs: Mapping[str, Output],
+        num_threads: int,
+        batch_size: int,
+    ) -> None:
+        self._teacher = teacher
+        self._size = size
+        self._policy = policy
+        self._view_seed = view_seed
+        self._corpus = corpus
+        self._view_store = view_store
+        self._outputs = outputs
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="render")
+        self._batch_size = batch_size
+
+    def __call__(self, unit: Unit, *, attempt: str) -> UnitReport:
+        """Compute and commit whatever of the unit is not committed yet; a teacher runs only if an output is missing.
+
+        Raises:
+            ExtractionError: outputs that may not be stored.
+            BadImage, ShardCorrupt: the corpus cannot be read.
+        """
+        start_s = time.perf_counter()
+        missing = {name: output for name, output in self._outputs.items() if not output.collection.is_committed(unit)}
+        needs_views = not self._view_store.collection.is_committed(unit)
+        rows = self._corpus.read_rows(unit.span.shard, unit.span.group_start, unit.span.group_stop)
+        forwards, wait_s = 0, 0.0
+        if missing or needs_views:
+            view_rows, values, forwards, wait_s = self._compute(unit, rows, infer=bool(missing))
+            # Views first: a unit of targets without the digests of its views could not be checked.
+            if needs_views:
+                self._view_store.write(unit, view_rows, rows.sample_ids, attempt=attempt)
+            for name, output in missing.items():
+                output.write(unit, values[name], rows.sample_ids, attempt=attempt)
+        return UnitReport(
+            unit_id=unit.id,
+            num_views=unit.num_views * len(rows.sample_ids),
+            num_forwards=forwards,
+            seconds=time.perf_counter() - start_s,
+            render_wait_s=wait_s,
+            outputs_written=len(missing),
+        )
+
+    def _compute(
+        self, unit: Unit, rows: Rows, *, infer: bool
+    ) -> tuple[list[ViewRow], dict[str, NDArray[np.float32]], int, float]:
+        """Rows and values are view-major: all rows of the first view, then of the next."""
+        num_rows = len(rows.sample_ids)
+        forwards_before = self._teacher.num_forwards
+        rendered = [self._pool.submit(self._render_row, rows, row, unit) for row in range(num_rows)]
+        parts: dict[str, list[NDArray[np.float32]]] = {}
+        wait_s = 0.0
+        rows_per_batch = max(self._batch_size // unit.num_views, 1)
+        view_rows: list[list[ViewRow]] = []
+        for first in range(0, num_rows, rows_per_batch):
+            batch, waited_s = _gather(rendered, first, min(first + rows_per_batch, num_rows))
+            wait_s += waited_s
+            view_rows += [described for described, _ in batch]
+            if infer:
+                pixels = np.concatenate([pixels_VHWC for _, pixels_VHWC in batch])
+                for name, value in self._teacher(pixels).items():
+                    parts.setdefault(name, []).append(value.reshape(len(batch), unit.num_views, *value.shape[1:]))
+        values = {
+            name: np.ascontiguousarray(np.moveaxis(np.concatenate(arrays_NVD), 1, 0))
+            for name, arrays_NVD in parts.items()
+        }
+        forwards = self._teacher.num_forwards - forwards_before
+        by_view = [described[view] for view in range(unit.num_views) for described in view_rows]
+        return by_view, values, forwards, wait_s
+
+    def _render_row(self, rows: Rows, row: int, unit: Unit) -> tuple[list[ViewRow], Pixels]:
+        """All views of one row, decoded once: what is stored of each, and the pixels [V, H, W, 3] for the teacher."""
+        image_HWC = decode(rows.images[row])
+        sample_id = int(rows.sample_ids[row])
+        described, pixels = [], []
+        for view_index in range(unit.view_start, unit.view_stop):
+            params = draw(
+                self._policy,
+                seed=self._view_seed,
+                sample_id=sample_id,
+                view_index=view_index,
+                image_size_px=(image_HWC.shape[0], image_HWC.shape[1]),
+            )
+            pixels.append(render(image_HWC, params, size_px=self._size.size_px, interpolation=self._size.interpolation))
+            described.append(
+                ViewRow(
+                    sample_id=sample_id,
+                    view_index=view_index,
+                    params=params,
+                    digest=view_digest(image_HWC, params, policy=self._policy),
+                )
+            )
+        return described, np.stack(pixels)
+
+
+def _gather(
+    rendered: Sequence[Future[tuple[list[ViewRow], Pixels]]], start: int, stop: int
+) -> tuple[list[tuple[list[ViewRow], Pixels]], float]:
+    before_s = time.perf_counter()
+    batch = [future.result() for future in rendered[start:stop]]
+    return batch, time.perf_counter() - before_s

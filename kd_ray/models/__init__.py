@@ -1,0 +1,22 @@
+"""Networks by kind, their weights, their outputs and shapes, their input, and their optimisers."""
+
+from kd_ray.models.build import build_model
+from kd_ray.models.optim import build_optimizer, build_schedule
+from kd_ray.models.outputs import OutputModel, model_outputs
+from kd_ray.models.pixels import to_input
+from kd_ray.models.shapes import output_shapes, parameter_count
+from kd_ray.models.weights import load_weights, save_weights, state_fingerprint
+
+__all__ = [
+    "OutputModel",
+    "build_model",
+    "build_optimizer",
+    "build_schedule",
+    "load_weights",
+    "model_outputs",
+    "output_shapes",
+    "parameter_count",
+    "save_weights",
+    "state_fingerprint",
+    "to_input",
+]

@@ -1,0 +1,61 @@
+"""From a model's configuration to a network."""
+
+import difflib
+from typing import Any, assert_never
+
+import timm
+from torch import nn
+
+from kd_ray.config.models import CifarResNet as CifarResNetConfig
+from kd_ray.config.models import Model, TimmModel
+from kd_ray.errors import ModelError
+from kd_ray.models.cifar_resnet import NUM_CLASSES, CifarResNet
+
+
+def build_model(config: Model, *, num_classes: int | None) -> nn.Module:
+    """The network, with random weights unless `config.pretrained`; `num_classes` None keeps the model's own number.
+
+    Raises:
+        ModelError: timm does not know the name, refuses the arguments, or cannot get the pretrained weights.
+    """
+    match config:
+        case TimmModel():
+            return _build_timm(config, num_classes=num_classes)
+        case CifarResNetConfig():
+            return CifarResNet(config.depth, num_classes=NUM_CLASSES if num_classes is None else num_classes)
+        case _:
+            assert_never(config)
+
+
+def model_name(config: Model) -> str:
+    """What messages call the model."""
+    return config.name if isinstance(config, TimmModel) else f"cifar_resnet {config.depth}"
+
+
+def _build_timm(config: TimmModel, *, num_classes: int | None) -> nn.Module:
+    is_registered = ":" not in config.name  # else hf-hub: or local-dir:, which name their architecture themselves
+    if is_registered and not timm.is_model(config.name):
+        raise ModelError(f"timm {timm.__version__} has no model {config.name!r}; {_suggestion(config.name)}")
+    if num_classes is not None and "num_classes" in config.args:
+        raise ModelError(
+            f"{config.name}: args has num_classes={config.args['num_classes']!r}, but the number of classes comes from "
+            f"the corpus ({num_classes}); remove it from args."
+        )
+    arguments: dict[str, Any] = dict(config.args)
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    try:
+        model = timm.create_model(config.name, pretrained=config.pretrained, **arguments)
+    except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
+        raise ModelError(
+            f"timm cannot create {config.name!r} with pretrained={config.pretrained}, {arguments}: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _suggestion(name: str) -> str:
+    architecture = name.split(".", maxsplit=1)[0]
+    close = difflib.get_close_matches(architecture, timm.list_models(), n=5)
+    return f"did you mean {', '.join(close)}?" if close else "timm.list_models() gives the names."

@@ -1,0 +1,60 @@
+"""What a model will give, found without weights and without computing: on PyTorch's meta device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kd_ray.config.models import Model, TimmModel
+from kd_ray.errors import ModelError
+from kd_ray.models.build import build_model, model_name
+from kd_ray.models.outputs import model_outputs
+
+
+def output_shapes(
+    config: Model, *, size_px: tuple[int, int], num_classes: int | None, names: Sequence[str], spatial_stage: int
+) -> dict[str, tuple[int, ...]]:
+    """Per-sample shapes of `names`, for instance summary (768,) and spatial (16, 16, 768), for input of `size_px`.
+
+    Raises:
+        ModelError: the model cannot be built, lacks an output, or does not take this input size.
+    """
+    outputs = _meta_outputs(_meta_model(config, num_classes), config, size_px, names, spatial_stage)
+    return {name: tuple(output.shape[1:]) for name, output in outputs.items()}
+
+
+def parameter_count(config: Model, *, num_classes: int | None) -> int:
+    """How many parameters the model has."""
+    return sum(parameter.numel() for parameter in _meta_model(config, num_classes).parameters())
+
+
+def reached_parameters(
+    config: Model, *, size_px: tuple[int, int], num_classes: int | None, names: Sequence[str], spatial_stage: int
+) -> frozenset[str]:
+    """Names of the parameters that the gradient of `names` reaches: all a student can train with losses on those."""
+    module = _meta_model(config, num_classes)
+    parameters = dict(module.named_parameters())
+    outputs = _meta_outputs(module, config, size_px, names, spatial_stage)
+    total = torch.stack([output.sum() for output in outputs.values()]).sum()
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
+
+
+def _meta_model(config: Model, num_classes: int | None) -> nn.Module:
+    if isinstance(config, TimmModel):
+        config = config.model_copy(update={"pretrained": False})
+    with torch.device("meta"):
+        return build_model(config, num_classes=num_classes).eval()
+
+
+def _meta_outputs(
+    module: nn.Module, config: Model, size_px: tuple[int, int], names: Sequence[str], spatial_stage: int
+) -> dict[str, Tensor]:
+    x_BCHW = torch.empty(1, 3, *size_px, device="meta")
+    try:
+        return model_outputs(module, x_BCHW, names=names, spatial_stage=spatial_stage)
+    except (AssertionError, RuntimeError) as error:
+        raise ModelError(
+            f"{model_name(config)} cannot give {', '.join(names)} for {size_px[0]}x{size_px[1]} px: {error}. "
+            f"Ask for other outputs, change input.size_px, or give model.args (img_size, dynamic_img_size: true)."
+        ) from error

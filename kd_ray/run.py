@@ -1,0 +1,112 @@
+"""python -m kd_ray.run RECIPE [key=value …] [--stages a,b] [--dry-run]: the composition root."""
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kd_ray.config.load import load_recipe
+from kd_ray.config.recipe import Recipe
+from kd_ray.config.resolved import recipe_hash, recipe_yaml, versions
+from kd_ray.errors import KdRayError, RecipeError
+from kd_ray.storage import is_remote, open_storage
+from kd_ray.telemetry.events import EventLog
+from pipelines.context import STAGES, Run
+from pipelines.stages.report import Report
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_recipe(
+    recipe: Recipe, *, console: Console, stages: Sequence[str] = STAGES, dry_run: bool = False
+) -> Report | None:
+    """Run the stages of a recipe, or with `dry_run` only print the resolved recipe and the plan.
+
+    Raises:
+        KdRayError: anything a user can cause; the message is one paragraph.
+    """
+    from kd_ray.engine.session import RaySession, is_submitted_job
+    from pipelines.distill import distill
+    from pipelines.dry_run import show_plan
+
+    if is_submitted_job():
+        _refuse_relative(recipe)
+    chosen = _known_stages(stages)
+    storage = open_storage(recipe.out)
+    if dry_run:
+        show_plan(recipe, console=console)
+        return None
+    _write_resolved(recipe)
+    with RaySession(recipe.cluster) as session:
+        events = EventLog(None if is_remote(recipe.out) else Path(recipe.out) / "events.jsonl")
+        return distill(
+            Run(recipe=recipe, storage=storage, console=console, session=session, events=events, stages=chosen)
+        )
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(help="the recipe, a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="dotted overrides")] = None,
+    stages: Annotated[str, typer.Option(help=f"only these, separated by commas: {','.join(STAGES)}")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the resolved recipe and the plan, do nothing")
+    ] = False,
+) -> None:
+    """Run a recipe: each stage finds what is committed and does only the rest."""
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        loaded = load_recipe(recipe, overrides or [])
+        run_recipe(loaded, console=console, stages=stages.split(",") if stages else STAGES, dry_run=dry_run)
+    except KdRayError as error:
+        Console(stderr=True).print("[bold red]error:[/] ", end="")
+        Console(stderr=True, soft_wrap=True).print(str(error), markup=False, highlight=False)
+        raise SystemExit(EXIT_BAD_INPUT) from None
+    except KeyboardInterrupt:
+        console.print("interrupted; what was committed is kept, the same command goes on from there", highlight=False)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _known_stages(stages: Sequence[str]) -> tuple[str, ...]:
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown or not stages:
+        raise RecipeError(f"--stages: got {','.join(unknown) or 'nothing'}; allowed: {','.join(STAGES)}.")
+    return tuple(stage for stage in STAGES if stage in stages)
+
+
+def _refuse_relative(recipe: Recipe) -> None:
+    """A submitted job runs in Ray's unpacked copy of the working directory, which is thrown away."""
+    locations = {"out": recipe.out, "cache.uri": recipe.cache.uri, "corpus.packed_uri": recipe.corpus.packed_uri}
+    relative = {path: uri for path, uri in locations.items() if not is_remote(uri) and not Path(uri).is_absolute()}
+    if relative:
+        listed = ", ".join(f"{path}={uri}" for path, uri in relative.items())
+        raise RecipeError(
+            f"{listed}: a relative location in a submitted job would land in Ray's unpacked copy of the working "
+            "directory and be lost. Give absolute paths or URLs, e.g. out=/data/run."
+        )
+
+
+def _write_resolved(recipe: Recipe) -> None:
+    """What runs, before any work: the resolved recipe, its hash, and the versions."""
+    storage = open_storage(recipe.out)
+    storage.write("recipe.yaml", recipe_yaml(recipe).encode())
+    identity = {"recipe_sha256": recipe_hash(recipe), "versions": versions(), "command": sys.argv}
+    storage.write("run.json", json.dumps(identity, indent=1).encode())
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,17 @@
+"""Named bytes below one location, local or on any fsspec URL, with conditional create for commits."""
+
+from kd_ray.storage.base import Storage, digest_of_json, join
+from kd_ray.storage.fsspec_storage import FsspecStorage
+from kd_ray.storage.local import LocalStorage
+
+__all__ = ["FsspecStorage", "LocalStorage", "Storage", "digest_of_json", "is_remote", "join", "open_storage"]
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names something else than a path on this machine."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def open_storage(uri: str) -> Storage:
+    """Storage rooted at `uri`; nothing is created or contacted before the first call on it."""
+    return FsspecStorage(uri) if is_remote(uri) else LocalStorage(uri.removeprefix("file://"))

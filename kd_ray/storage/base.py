@@ -1,0 +1,60 @@
+"""What a storage must offer, and the canonical form of the JSON kept in it."""
+
+import hashlib
+import json
+from typing import Any, Protocol
+
+Names = list[str]  # an alias, since `list` is a method below
+
+
+class Storage(Protocol):
+    """Objects by name (`a/b/c`) below one root.
+
+    A missing object raises FileNotFoundError; everything else that goes wrong raises StorageError naming the location.
+    """
+
+    @property
+    def uri(self) -> str:
+        """The root, as it can be given to another process."""
+
+    def read(self, name: str) -> bytes:
+        """The whole object."""
+
+    def read_range(self, name: str, *, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`; fewer only where the object ends before."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the object is there."""
+
+    def size_bytes(self, name: str) -> int:
+        """Length of the object."""
+
+    def list(self, prefix: str) -> Names:
+        """Sorted names of all objects anywhere below the folder `prefix` ("" for the root); [] where there is none."""
+
+    def folders(self, prefix: str) -> Names:
+        """Sorted names (last part only) of the folders directly below `prefix`."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write the object whole or not at all, replacing what was there."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write the object only if there is none of that name, else return False; of racing writers one wins."""
+
+    def remove(self, prefix: str) -> None:
+        """Remove the object or the folder `prefix` with all below it; nothing happens where there is none."""
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` followed by `parts`, separated by one slash each."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest_of_json(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()

@@ -1,0 +1,104 @@
+"""Storage on a local or mounted file system: every write is a temporary file, fsync, then rename or link."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kd_ray.errors import StorageError
+from kd_ray.storage.base import Names
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True)
+class LocalStorage:
+    """A `Storage` below the folder `uri`."""
+
+    uri: str
+
+    def path(self, name: str) -> Path:
+        """Where the object lies."""
+        return Path(self.uri) / name
+
+    def read(self, name: str) -> bytes:
+        with self._named(name, "read"):
+            return self.path(name).read_bytes()
+
+    def read_range(self, name: str, *, offset: int, length: int) -> bytes:
+        with self._named(name, "read"), self.path(name).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).is_file()
+
+    def size_bytes(self, name: str) -> int:
+        with self._named(name, "read"):
+            return self.path(name).stat().st_size
+
+    def list(self, prefix: str) -> Names:
+        root = self.path(prefix)
+        files = (path for path in root.rglob("*") if path.is_file() and path.suffix != TEMPORARY_SUFFIX)
+        return sorted(path.relative_to(self.uri).as_posix() for path in files)
+
+    def folders(self, prefix: str) -> Names:
+        root = self.path(prefix)
+        return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+    def write(self, name: str, data: bytes) -> None:
+        with self._named(name, "write"), self._temporary(name, data) as temporary:
+            os.replace(temporary, self.path(name))
+            _sync_folder(self.path(name).parent)
+
+    def create(self, name: str, data: bytes) -> bool:
+        with self._named(name, "write"), self._temporary(name, data) as temporary:
+            try:
+                os.link(temporary, self.path(name))
+            except FileExistsError:
+                return False
+            _sync_folder(self.path(name).parent)
+            return True
+
+    def remove(self, prefix: str) -> None:
+        path = self.path(prefix)
+        with self._named(prefix, "remove"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _temporary(self, name: str, data: bytes) -> Iterator[Path]:
+        target = self.path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _named(self, name: str, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(f"{self.path(name)}: cannot {verb}: {error.strerror or error}.") from error
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the new name itself survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

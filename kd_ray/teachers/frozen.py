@@ -1,0 +1,105 @@
+"""A frozen teacher: rendered pixels in, float32 targets out.
+
+Shape letters: B batch, C channels, H and W pixels or grid, D width, K classes.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kd_ray.config.models import Precision, Teacher, TimmModel
+from kd_ray.errors import ExtractionError, WeightsError
+from kd_ray.models import build_model, load_weights, model_outputs, state_fingerprint, to_input
+from kd_ray.models.pixels import to_tensor
+
+DTYPES: Mapping[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+NUM_NAMED = 8
+
+
+def load_teacher(config: Teacher, *, num_classes: int | None, weights_uri: str | None) -> nn.Module:
+    """The teacher's network in float32 on the CPU; `weights_uri` (finetuned weights) goes before `config.weights`.
+
+    Raises:
+        ModelError: the network cannot be built.
+        WeightsError: the weights do not fit, or there are none.
+    """
+    module = build_model(config.model, num_classes=num_classes)
+    uri = weights_uri or config.weights
+    if uri is not None:
+        load_weights(module, uri)
+    elif not (isinstance(config.model, TimmModel) and config.model.pretrained):
+        raise WeightsError(
+            "this teacher has no weights yet, and random ones teach nothing; run the finetune stage first, "
+            "or give weights or model.pretrained in the recipe."
+        )
+    return module
+
+
+class FrozenTeacher:
+    """`config`'s network in evaluation mode, without gradients, in its precision, on `device`.
+
+    `weights_fingerprint` is that of the float32 weights as loaded, before any cast; `num_forwards` counts views.
+    """
+
+    def __init__(
+        self,
+        config: Teacher,
+        *,
+        num_classes: int | None,
+        weights_uri: str | None,
+        device: str | torch.device,
+        batch_size: int,
+    ) -> None:
+        module = load_teacher(config, num_classes=num_classes, weights_uri=weights_uri)
+        self.weights_fingerprint = state_fingerprint(module)
+        self.num_forwards = 0
+        self._config = config
+        self._device = torch.device(device)
+        self._batch_size = batch_size
+        self._dtype = DTYPES[config.precision]
+        self._module = module.eval().requires_grad_(requires_grad=False).to(device=self._device, dtype=self._dtype)
+
+    @property
+    def module(self) -> nn.Module:
+        """The frozen network."""
+        return self._module
+
+    def __call__(self, pixels_BHWC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """The configured outputs [B, ...] as float32, computed in slices of the batch size.
+
+        Raises:
+            ExtractionError: an output is not finite.
+        """
+        starts = range(0, len(pixels_BHWC), self._batch_size)
+        slices = [self._forward(pixels_BHWC[start : start + self._batch_size]) for start in starts]
+        outputs = {name: np.concatenate([part[name] for part in slices]) for name in self._config.outputs.names()}
+        for name, output in outputs.items():
+            self._check_finite(name, output)
+        return outputs
+
+    @torch.inference_mode()
+    def _forward(self, pixels_BHWC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        x_BCHW = to_input(to_tensor(pixels_BHWC).to(self._device), self._config.input, dtype=self._dtype)
+        outputs = self._config.outputs
+        # cuDNN would take TF32 for float32 and pick its algorithm by timing: neither is in the target's fingerprint.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            found = model_outputs(self._module, x_BCHW, names=outputs.names(), spatial_stage=outputs.spatial_stage)
+        self.num_forwards += len(pixels_BHWC)
+        return {name: output.float().cpu().numpy() for name, output in found.items()}
+
+    def _check_finite(self, name: str, output: NDArray[np.float32]) -> None:
+        rows = np.flatnonzero(~np.isfinite(output).reshape(len(output), -1).all(axis=1))
+        if rows.size == 0:
+            return
+        named = ", ".join(map(str, rows[:NUM_NAMED])) + (", …" if rows.size > NUM_NAMED else "")
+        raise ExtractionError(
+            f"teacher output {name!r} is not finite in {rows.size} of {len(output)} rows ({named}) at precision "
+            f"{self._config.precision}. Use a wider precision (bfloat16, float32), or check the weights."
+        )

@@ -1,0 +1,190 @@
+"""From an order of samples to batches: decode, replay the view, gather its targets; ahead of the loop, in threads.
+
+Shape letters: B batch, C channels, H W pixels, N rows of a span.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kd_ray.cache.order import Order, lanes_of
+from kd_ray.cache.units import Span
+from kd_ray.config.models import Input
+from kd_ray.config.views import Policy
+from kd_ray.corpus.decode import decode
+from kd_ray.corpus.packed import PackedCorpus, Rows
+from kd_ray.models.pixels import to_input
+from kd_ray.training.losses import NO_LABEL
+from kd_ray.training.prefetch import prefetched
+from kd_ray.views import ViewParams, draw, render
+
+PREFETCHED_BATCHES = 4
+
+TargetKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one step consumes: labels are NO_LABEL where none may be used, targets are [B, …] by (teacher, output)."""
+
+    inputs_BCHW: Tensor
+    labels_B: Tensor
+    targets: Mapping[TargetKey, Tensor]
+    sample_ids_B: NDArray[np.uint64]
+    view_indices_B: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSpan:
+    """The rows of a span in memory, with what the target source keeps of one view of them."""
+
+    rows: Rows
+    labels_N: NDArray[np.int64]
+    view_index: int
+    targets: Mapping[TargetKey, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """One sample's turn: its decoded image, its replayed view, and where its targets are."""
+
+    loaded: LoadedSpan
+    row: int
+    image_HWC: NDArray[np.uint8]
+    params: ViewParams
+    pixels_HWC: NDArray[np.uint8]
+
+
+class TargetSource(Protocol):
+    """Where targets come from: the cache, a live teacher, or nowhere."""
+
+    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
+        """What is read for a whole span at once, [N, …] by (teacher, output)."""
+
+    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
+        """The targets of one batch, float32 [B, …] by (teacher, output)."""
+
+    def check(self, span: Span, drawn: Drawn) -> None:
+        """Compare the replayed view with the stored digest where this view is one of those to be checked.
+
+        Raises:
+            ViewMismatch: the view is not the one that the teacher saw.
+        """
+
+
+class NoTargets:
+    """Plain supervised training."""
+
+    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
+        """Nothing to read."""
+        return {}
+
+    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
+        """No targets."""
+        return {}
+
+    def check(self, span: Span, drawn: Drawn) -> None:
+        """Nobody else saw this view, so there is nothing to compare it with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """What decides the batches of a run. `num_views` None draws a fresh view each epoch instead of going round."""
+
+    policy: Policy
+    view_seed: int
+    num_views: int | None
+    input: Input
+    global_batch_size: int
+    num_threads: int
+
+
+class BatchStream:
+    """The batches of one worker, endlessly, from any point of the run on."""
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        order: Order,
+        *,
+        corpus: PackedCorpus,
+        usable_labels: frozenset[int],
+        targets: TargetSource,
+    ) -> None:
+        self._settings = settings
+        self._order = order
+        self._corpus = corpus
+        self._usable_labels = usable_labels
+        self._targets = targets
+
+    def batches(self, *, worker: int, num_workers: int, consumed: int) -> prefetched[Batch]:
+        """Batches of this worker after the first `consumed` samples of the run (over all workers)."""
+        return prefetched(self._batches(worker, num_workers, consumed), depth=PREFETCHED_BATCHES)
+
+    def _batches(self, worker: int, num_workers: int, consumed: int) -> Iterator[Batch]:
+        per_lane = self._settings.global_batch_size // self._order.num_lanes
+        skip = consumed // self._order.num_lanes
+        mine = lanes_of(worker, num_workers=num_workers, num_lanes=self._order.num_lanes)
+        lanes = [self._turns(lane, skip) for lane in mine]
+        with ThreadPoolExecutor(self._settings.num_threads) as pool:
+            while True:
+                turns = [next(lane) for lane in lanes for _ in range(per_lane)]
+                yield self._batch(list(pool.map(self._prepare, turns)))
+
+    def _turns(self, lane: int, skip: int) -> Iterator[tuple[Span, LoadedSpan, int]]:
+        for window, skipped in self._order.windows(lane, skip=skip):
+            loaded: dict[tuple[int, int], LoadedSpan] = {}
+            for index, row, epoch in zip(
+                window.span_indices[skipped:].tolist(),
+                window.rows[skipped:].tolist(),
+                window.epochs[skipped:].tolist(),
+                strict=True,
+            ):
+                span = self._order.spans[index].span
+                if (index, epoch) not in loaded:
+                    loaded[index, epoch] = self._load(span, epoch)
+                yield span, loaded[index, epoch], row
+
+    def _load(self, span: Span, epoch: int) -> LoadedSpan:
+        rows = self._corpus.read_rows(span.shard, span.group_start, span.group_stop)
+        num_views = self._settings.num_views
+        view_index = epoch if num_views is None else epoch % num_views
+        usable = np.array([sample_id in self._usable_labels for sample_id in rows.sample_ids.tolist()])
+        return LoadedSpan(
+            rows=rows,
+            labels_N=np.where(usable, rows.labels, NO_LABEL).astype(np.int64),
+            view_index=view_index,
+            targets=self._targets.load(span, view_index, rows),
+        )
+
+    def _prepare(self, turn: tuple[Span, LoadedSpan, int]) -> Drawn:
+        span, loaded, row = turn
+        image_HWC = decode(loaded.rows.images[row])
+        params = draw(
+            self._settings.policy,
+            seed=self._settings.view_seed,
+            sample_id=int(loaded.rows.sample_ids[row]),
+            view_index=loaded.view_index,
+            image_size_px=(image_HWC.shape[0], image_HWC.shape[1]),
+        )
+        size = self._settings.input
+        pixels_HWC = render(image_HWC, params, size_px=size.size_px, interpolation=size.interpolation)
+        drawn = Drawn(loaded=loaded, row=row, image_HWC=image_HWC, params=params, pixels_HWC=pixels_HWC)
+        self._targets.check(span, drawn)
+        return drawn
+
+    def _batch(self, drawn: Sequence[Drawn]) -> Batch:
+        pixels_BHWC = np.stack([each.pixels_HWC for each in drawn])
+        return Batch(
+            inputs_BCHW=to_input(pixels_BHWC, self._settings.input),
+            labels_B=torch.tensor([each.loaded.labels_N[each.row] for each in drawn], dtype=torch.int64),
+            targets=self._targets.collect(drawn),
+            sample_ids_B=np.array([each.loaded.rows.sample_ids[each.row] for each in drawn], dtype=np.uint64),
+            view_indices_B=np.array([each.loaded.view_index for each in drawn], dtype=np.int64),
+        )

@@ -1,0 +1,177 @@
+"""The training loop: batches in, a trained student out. It knows neither Ray nor the cache."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kd_ray.config.models import Optimizer, Schedule
+from kd_ray.errors import TrainingError
+from kd_ray.models.optim import build_optimizer, build_schedule
+from kd_ray.training.batches import Batch
+from kd_ray.training.losses import WeightedLosses
+
+Metrics = dict[str, float]
+State = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """How long, how fast, and how often to look up."""
+
+    num_steps: int
+    optimizer: Optimizer
+    schedule: Schedule
+    gradient_clip: float | None
+    log_every_steps: int
+    evaluate_every_steps: int
+    checkpoint_every_steps: int
+
+
+class Hooks(Protocol):
+    """What the loop tells the world; called on every worker at the same steps."""
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Loss terms and speed since the last call."""
+
+    def evaluate(self, step: int) -> Metrics:
+        """Measure the student; the result goes to the history."""
+
+    def checkpoint(self, state: State) -> None:
+        """Keep `state`; restoring it continues the run exactly."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FitResult:
+    """What a finished loop leaves besides the weights."""
+
+    history: list[Metrics]
+    seconds: float
+    data_wait_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Window:
+    """Loss terms and times since the last log."""
+
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    samples: int = 0
+    wait_s: float = 0.0
+    start_s: float = field(default_factory=time.perf_counter)
+
+    def add(self, total: Tensor, terms: Mapping[str, Tensor], *, samples: int, wait_s: float) -> None:
+        for name, value in {"loss": total.detach(), **terms}.items():
+            self.terms[name] = self.terms[name] + value if name in self.terms else value
+        self.steps += 1
+        self.samples += samples
+        self.wait_s += wait_s
+
+    def metrics(self, learning_rate: float) -> Metrics:
+        elapsed_s = time.perf_counter() - self.start_s
+        means = {name: float(value) / self.steps for name, value in self.terms.items()}
+        speed = {"images_per_s_per_worker": self.samples / elapsed_s, "data_wait": self.wait_s / elapsed_s}
+        return {**means, **speed, "learning_rate": learning_rate}
+
+
+def fit(
+    network: nn.Module,
+    batches: Iterator[Batch],
+    losses: WeightedLosses,
+    *,
+    settings: FitSettings,
+    hooks: Hooks,
+    resume: State | None,
+) -> FitResult:
+    """Train `network` (bare, or wrapped for data parallelism) for the steps of `settings` that `resume` has not seen.
+
+    `batches` starts where `resume` stopped.
+
+    Raises:
+        TrainingError: the loss is not finite; the step is named.
+    """
+    device = next(network.parameters()).device
+    optimizer = build_optimizer(settings.optimizer, _bare(network))
+    schedule = build_schedule(settings.schedule, optimizer, num_steps=settings.num_steps)
+    step, history = _restore(resume, network, optimizer, schedule)
+    started_s = time.perf_counter()
+    waited_s = 0.0
+    window = _Window()
+    network.train()
+    while step < settings.num_steps:
+        before_s = time.perf_counter()
+        batch = next(batches)
+        wait_s = time.perf_counter() - before_s
+        waited_s += wait_s
+        total, terms = _loss_of(network, batch, losses, device)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        step += 1
+        window.add(total, terms, samples=len(batch.labels_B), wait_s=wait_s)
+        if step % settings.log_every_steps == 0 or step == settings.num_steps:
+            metrics = window.metrics(optimizer.param_groups[0]["lr"])
+            _require_finite(metrics["loss"], step)
+            hooks.log(step, metrics)
+            history.append({"step": step, **metrics})
+            window = _Window()
+        if step % settings.evaluate_every_steps == 0 or step == settings.num_steps:
+            history.append({"step": step, **hooks.evaluate(step)})
+            network.train()
+        if step % settings.checkpoint_every_steps == 0 and step < settings.num_steps:
+            hooks.checkpoint(_state(step, history, network, optimizer, schedule))
+    return FitResult(history=history, seconds=time.perf_counter() - started_s, data_wait_s=waited_s)
+
+
+def samples_consumed(state: State | None, *, global_batch_size: int) -> int:
+    """How many samples the run of `state` has taken from its stream."""
+    return 0 if state is None else int(state["step"]) * global_batch_size
+
+
+def _loss_of(
+    network: nn.Module, batch: Batch, losses: WeightedLosses, device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
+    outputs = network(batch.inputs_BCHW.to(device, non_blocking=True))
+    targets = {key: value.to(device, non_blocking=True) for key, value in batch.targets.items()}
+    return losses(outputs, batch.labels_B.to(device, non_blocking=True), targets)
+
+
+def _require_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} at or shortly before step {step}. Lower train.optimizer.learning_rate or set "
+            "train.gradient_clip; the last checkpoint is kept."
+        )
+
+
+def _state(step: int, history: list[Metrics], network: nn.Module, optimizer: Any, schedule: Any) -> State:
+    return {
+        "step": step,
+        "history": history,
+        "network": _bare(network).state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+    }
+
+
+def _restore(resume: State | None, network: nn.Module, optimizer: Any, schedule: Any) -> tuple[int, list[Metrics]]:
+    if resume is None:
+        return 0, []
+    _bare(network).load_state_dict(resume["network"])
+    optimizer.load_state_dict(resume["optimizer"])
+    schedule.load_state_dict(resume["schedule"])
+    torch.set_rng_state(resume["torch_rng"])
+    return int(resume["step"]), list(resume["history"])
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    wrapped = getattr(network, "module", None)
+    return wrapped if isinstance(network, nn.parallel.DistributedDataParallel) and wrapped is not None else network

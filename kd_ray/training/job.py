@@ -1,0 +1,200 @@
+"""One student's training, from a description that travels to another machine to weights and a history on storage."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kd_ray.cache.order import Order
+from kd_ray.cache.plan import Grid
+from kd_ray.cache.spec import Spec
+from kd_ray.cache.target_set import Output, open_output
+from kd_ray.cache.units import Unit
+from kd_ray.cache.view_store import open_view_store
+from kd_ray.config.corpus import Labels
+from kd_ray.config.models import Student, Teacher
+from kd_ray.config.views import Policy
+from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.models.weights import save_weights
+from kd_ray.storage import open_storage
+from kd_ray.students.student import StudentModel, build_student
+from kd_ray.teachers.frozen import FrozenTeacher
+from kd_ray.training.batches import BatchStream, NoTargets, StreamSettings, TargetKey, TargetSource
+from kd_ray.training.fit import FitResult, FitSettings, Hooks, Metrics, State, fit, samples_consumed
+from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.targets import CachedTargets, LiveTargets, Pinned
+
+WEIGHTS_FILE = "model.safetensors"
+RUN_FILE = "run.json"
+LIVE_BATCH_SIZE = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedSource:
+    """Which committed units a run reads."""
+
+    cache_uri: str
+    view_set: Spec
+    grid: Grid
+    outputs: Mapping[TargetKey, tuple[Spec, Spec]]
+    units: tuple[Unit, ...]
+    policy: Policy
+    verify_one_in: int
+
+    def open(self) -> TargetSource:
+        """Open every output and pin its units.
+
+        Raises:
+            FingerprintMismatch, CacheIncomplete: the cache does not hold what the run was planned with.
+        """
+        opened: dict[TargetKey, Output] = {
+            key: open_output(self.cache_uri, target_set, output, create=False)
+            for key, (target_set, output) in self.outputs.items()
+        }
+        view_store = open_view_store(self.cache_uri, self.view_set, grid=self.grid)
+        pinned = Pinned(
+            outputs={key: (output, output.collection.pin(self.units)) for key, output in opened.items()},
+            views=view_store.collection.pin(self.units),
+        )
+        return CachedTargets(pinned, view_store=view_store, policy=self.policy, verify_one_in=self.verify_one_in)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSource:
+    """Which teachers run in the loop, with which weights."""
+
+    teachers: Mapping[str, tuple[Teacher, str | None, int | None]]
+    needed: frozenset[TargetKey]
+
+    def open(self) -> TargetSource:
+        """Load the teachers."""
+        loaded = {
+            name: (
+                FrozenTeacher(
+                    config, num_classes=num_classes, weights_uri=uri, device="cpu", batch_size=LIVE_BATCH_SIZE
+                ),
+                config.input,
+            )
+            for name, (config, uri, num_classes) in self.teachers.items()
+        }
+        return LiveTargets(loaded, needed=set(self.needed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """One student, its data, its losses and its schedule. `source` None is training without a teacher."""
+
+    name: str
+    run_uri: str
+    corpus_uri: str
+    labels: Labels
+    student: Student
+    num_classes: int
+    losses: WeightedLosses
+    target_shapes: Mapping[int, tuple[int, ...]]
+    stream: StreamSettings
+    order: Order
+    source: CachedSource | LiveSource | None
+    settings: FitSettings
+    seed: int
+
+
+def is_finished(job: TrainJob) -> bool:
+    """Whether the job's final weights have been committed."""
+    return open_storage(job.run_uri).exists(RUN_FILE)
+
+
+def build(job: TrainJob) -> StudentModel:
+    """The job's student, initialised from its seed (or its weights)."""
+    torch.manual_seed(job.seed)
+    return build_student(
+        job.student, num_classes=job.num_classes, losses=job.losses.losses, target_shapes=job.target_shapes
+    )
+
+
+def train(
+    job: TrainJob,
+    network: nn.Module,
+    *,
+    corpus: PackedCorpus,
+    worker: int,
+    num_workers: int,
+    hooks: Hooks,
+    resume: State | None,
+) -> FitResult:
+    """Train `network` on this worker's share of every batch."""
+    stream = BatchStream(
+        job.stream,
+        job.order,
+        corpus=corpus,
+        usable_labels=frozenset(corpus.labelled_ids("train", job.labels).tolist()),
+        targets=NoTargets() if job.source is None else job.source.open(),
+    )
+    consumed = samples_consumed(resume, global_batch_size=job.stream.global_batch_size)
+    batches = stream.batches(worker=worker, num_workers=num_workers, consumed=consumed)
+    try:
+        return fit(network, batches, job.losses, settings=job.settings, hooks=hooks, resume=resume)
+    finally:
+        batches.close()
+
+
+def save_run(job: TrainJob, student: StudentModel, result: FitResult) -> None:
+    """Weights first, then the record that makes the run exist."""
+    storage = open_storage(job.run_uri)
+    save_weights(student.backbone, storage, WEIGHTS_FILE)
+    record = {
+        "name": job.name,
+        "num_steps": job.settings.num_steps,
+        "seconds": round(result.seconds, 3),
+        "data_wait_s": round(result.data_wait_s, 3),
+        "images": job.settings.num_steps * job.stream.global_batch_size,
+        "num_parameters": sum(parameter.numel() for parameter in student.backbone.parameters()),
+        "history": result.history,
+    }
+    storage.write(RUN_FILE, json.dumps(record, indent=1).encode())
+
+
+def encode_state(state: State) -> bytes:
+    """A loop's state as bytes that load with `weights_only`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def decode_state(data: bytes) -> State:
+    """The inverse of `encode_state`; never runs a pickle's code."""
+    state: State = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    return state
+
+
+class _Quiet:
+    """Hooks of a run that nobody watches."""
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Nobody reads it."""
+
+    def evaluate(self, step: int) -> Metrics:
+        """Not measured on the way."""
+        return {}
+
+    def checkpoint(self, state: State) -> None:
+        """A run this short starts again."""
+
+
+def train_alone(job: TrainJob, *, device: str, hooks: Hooks | None = None) -> FitResult:
+    """Build, train and save the job's student in this process alone."""
+    student = build(job).to(device)
+    result = train(
+        job,
+        student,
+        corpus=open_corpus(job.corpus_uri),
+        worker=0,
+        num_workers=1,
+        hooks=hooks or _Quiet(),
+        resume=None,
+    )
+    save_run(job, student, result)
+    return result

@@ -1,0 +1,128 @@
+"""Distillation losses, each with its formula and source.
+
+Shape letters: B batch, K classes, D channels, H W grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Loss
+from kd_ray.errors import TrainingError
+
+NO_LABEL = -1
+BALANCED_COSINE_WEIGHT = 0.9
+BALANCED_SMOOTH_L1_BETA = 2.0
+
+
+def cross_entropy_loss(logits_BK: Tensor, labels_B: Tensor, *, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy over the labelled samples, in float32; 0 where none has a label (NO_LABEL)."""
+    if not bool((labels_B != NO_LABEL).any()):
+        return logits_BK.float().sum() * 0.0
+    return F.cross_entropy(logits_BK.float(), labels_B, ignore_index=NO_LABEL, label_smoothing=label_smoothing)
+
+
+def kd_loss(student_BK: Tensor, teacher_BK: Tensor, *, temperature: float) -> Tensor:
+    """T² · mean over the batch of KL(softmax(teacher / T) || softmax(student / T)), in float32 (Hinton et al. 2015).
+
+    The factor T² keeps the size of the gradient as T grows, and is there at every T.
+
+    Raises:
+        TrainingError: the two have different numbers of classes.
+    """
+    _same_shape(student_BK, teacher_BK, what="logits")
+    student = F.log_softmax(student_BK.float() / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_BK.float() / temperature, dim=-1)
+    return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
+
+
+def cosine_loss(predicted_BD: Tensor, target_BD: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Mean of 1 - cosine similarity over the last axis, in [0, 2], in float32; a target of zero norm counts as 1.
+
+    Raises:
+        TrainingError: the shapes differ.
+    """
+    _same_shape(predicted_BD, target_BD, what="features")
+    return (1.0 - F.cosine_similarity(predicted_BD.float(), target_BD.float(), dim=-1, eps=eps)).mean()
+
+
+def mse_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
+    """Mean squared error over all elements, in float32.
+
+    Raises:
+        TrainingError: the shapes differ.
+    """
+    _same_shape(predicted_BD, target_BD, what="features")
+    return F.mse_loss(predicted_BD.float(), target_BD.float())
+
+
+def balanced_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
+    """0.9 (1 - cosine) + 0.1 smooth-L1 with beta 2, in float32 (the "BALANCED" loss of the RADIO trainer)."""
+    smooth_l1 = F.smooth_l1_loss(predicted_BD.float(), target_BD.float(), beta=BALANCED_SMOOTH_L1_BETA)
+    cosine = cosine_loss(predicted_BD, target_BD)
+    return BALANCED_COSINE_WEIGHT * cosine + (1 - BALANCED_COSINE_WEIGHT) * smooth_l1
+
+
+FEATURE_DISTANCES = {"cosine": cosine_loss, "mse": mse_loss, "balanced": balanced_loss}
+
+Targets = Mapping[tuple[str, str], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightedLosses:
+    """The losses of a recipe, each with the teacher it follows; `teachers[i]` belongs to `losses[i]`."""
+
+    losses: Sequence[Loss]
+    teachers: Sequence[str | None]
+
+    def needed_targets(self) -> set[tuple[str, str]]:
+        """(teacher, output) of every target that is read."""
+        needed = set()
+        for loss, teacher in zip(self.losses, self.teachers, strict=True):
+            if teacher is not None:
+                needed.add((teacher, "logits" if isinstance(loss, KdLoss) else _feature_output(loss)))
+        return needed
+
+    def __call__(
+        self, outputs: Mapping[str, Tensor], labels_B: Tensor, targets: Targets
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and each unweighted term by name (detached)."""
+        total = outputs["logits"].new_zeros((), dtype=torch.float32)
+        terms: dict[str, Tensor] = {}
+        for index, loss in enumerate(self.losses):
+            value = self._term(index, outputs, labels_B, targets)
+            total = total + loss.weight * value
+            terms[term_name(index, loss)] = value.detach()
+        return total, terms
+
+    def _term(self, index: int, outputs: Mapping[str, Tensor], labels_B: Tensor, targets: Targets) -> Tensor:
+        teacher = self.teachers[index] or ""
+        match self.losses[index]:
+            case CrossEntropyLoss(label_smoothing=smoothing):
+                return cross_entropy_loss(outputs["logits"], labels_B, label_smoothing=smoothing)
+            case KdLoss(temperature=temperature):
+                return kd_loss(outputs["logits"], targets[teacher, "logits"], temperature=temperature)
+            case FeatureLoss(output=output, distance=distance):
+                return FEATURE_DISTANCES[distance](outputs[f"feature_{index}"], targets[teacher, output])
+
+
+def term_name(index: int, loss: Loss) -> str:
+    """What a loss is called in logs: its place in the recipe and its kind."""
+    suffix = f"_{loss.output}" if isinstance(loss, FeatureLoss) else ""
+    return f"{index}_{loss.kind}{suffix}"
+
+
+def _feature_output(loss: Loss) -> str:
+    assert isinstance(loss, FeatureLoss)
+    return loss.output
+
+
+def _same_shape(predicted: Tensor, target: Tensor, *, what: str) -> None:
+    if predicted.shape != target.shape:
+        raise TrainingError(
+            f"student {what} have shape {tuple(predicted.shape)}, the teacher's {tuple(target.shape)}; "
+            "a loss needs equal shapes: check the number of classes, or use a feature loss with a head."
+        )

@@ -1,0 +1,101 @@
+"""Targets from the cache, or from the teacher itself in the loop: the same views, the same code path."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kd_ray.cache.commits import PinnedUnits
+from kd_ray.cache.target_set import Output
+from kd_ray.cache.units import Span
+from kd_ray.cache.view_store import ViewStore
+from kd_ray.config.models import Input
+from kd_ray.config.views import Policy
+from kd_ray.corpus.packed import Rows
+from kd_ray.teachers.frozen import FrozenTeacher
+from kd_ray.training.batches import Drawn, TargetKey
+from kd_ray.views import check_digest, render
+
+STORED_DIGESTS_KEPT = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """The committed units that a run reads: one output's by (span, view), and the views' own."""
+
+    outputs: Mapping[TargetKey, tuple[Output, PinnedUnits]]
+    views: PinnedUnits
+
+
+class CachedTargets:
+    """Targets read from committed units, bound to the corpus by the sample ids, one view of a span at a time."""
+
+    def __init__(self, pinned: Pinned, *, view_store: ViewStore, policy: Policy, verify_one_in: int) -> None:
+        self._pinned = pinned
+        self._policy = policy
+        self._verify_one_in = verify_one_in
+        self._stored_digests = lru_cache(maxsize=STORED_DIGESTS_KEPT)(
+            lambda span, view_index: view_store.digests(pinned.views[span, view_index], view_index)
+        )
+
+    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
+        """The view's values [N, …] for every pinned output, checked."""
+        return {
+            key: output.read(units[span, view_index], view_index=view_index, sample_ids=rows.sample_ids)
+            for key, (output, units) in self._pinned.outputs.items()
+        }
+
+    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
+        """Rows gathered from the loaded spans, as float32."""
+        return {
+            key: torch.from_numpy(np.stack([each.loaded.targets[key][each.row] for each in drawn]).astype(np.float32))
+            for key in self._pinned.outputs
+        }
+
+    def check(self, span: Span, drawn: Drawn) -> None:
+        """Check one view in `verify_one_in`, chosen by sample and view alone: every run checks the same ones."""
+        sample_id = int(drawn.loaded.rows.sample_ids[drawn.row])
+        view_index = drawn.loaded.view_index
+        if (sample_id + view_index) % self._verify_one_in:
+            return
+        stored = self._stored_digests(span, view_index)[drawn.row]
+        check_digest(
+            drawn.image_HWC,
+            drawn.params,
+            policy=self._policy,
+            expected=stored,
+            sample_id=sample_id,
+            view_index=view_index,
+        )
+
+
+class LiveTargets:
+    """Targets computed by the frozen teachers on the very views that the student sees."""
+
+    def __init__(self, teachers: Mapping[str, tuple[FrozenTeacher, Input]], *, needed: set[TargetKey]) -> None:
+        self._teachers = teachers
+        self._needed = needed
+
+    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
+        """Nothing is stored."""
+        return {}
+
+    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
+        """One forward pass of each teacher over the batch's views at its own size."""
+        targets: dict[TargetKey, Tensor] = {}
+        for name, (teacher, size) in self._teachers.items():
+            views = [
+                render(each.image_HWC, each.params, size_px=size.size_px, interpolation=size.interpolation)
+                for each in drawn
+            ]
+            outputs = teacher(np.stack(views))
+            targets |= {(name, key): torch.from_numpy(value) for key, value in outputs.items()}
+        return {key: value for key, value in targets.items() if key in self._needed}
+
+    def check(self, span: Span, drawn: Drawn) -> None:
+        """The teacher sees this very view."""

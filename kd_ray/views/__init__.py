@@ -1,0 +1,40 @@
+"""Views: drawn from a policy by key alone, rendered at any size, checked by digest."""
+
+from kd_ray.views.bits import Bits
+from kd_ray.views.digest import check_digest, view_digest
+from kd_ray.views.draw import draw, policy_identity
+from kd_ray.views.params import (
+    CenterCropParams,
+    CropParams,
+    FlipParams,
+    JitterParams,
+    ViewParams,
+    params_from_json,
+    params_to_json,
+)
+from kd_ray.views.render import RENDERER_VERSION, box_px, render
+from kd_ray.views.table import ViewRow, decode_views, encode_views
+from kd_ray.views.view_set import renderer_versions, view_set_identity
+
+__all__ = [
+    "RENDERER_VERSION",
+    "Bits",
+    "CenterCropParams",
+    "CropParams",
+    "FlipParams",
+    "JitterParams",
+    "ViewParams",
+    "ViewRow",
+    "box_px",
+    "check_digest",
+    "decode_views",
+    "draw",
+    "encode_views",
+    "params_from_json",
+    "params_to_json",
+    "policy_identity",
+    "render",
+    "renderer_versions",
+    "view_digest",
+    "view_set_identity",
+]

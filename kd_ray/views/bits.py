@@ -1,0 +1,70 @@
+"""Random numbers that are the same for ever: a stream of uniforms decided by a key, and by nothing else.
+
+NumPy promises the raw 64-bit words of Philox across versions and machines, but not what `Generator` makes of them
+(NEP 19), so the map from words to numbers is ours. It uses only operations that IEEE 754 rounds exactly.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from kd_ray.storage.base import canonical_json
+
+WORDS_PER_CALL = 16  # a crop, a flip and a jitter take 13 words, more where a crop is tried again
+WORD_VALUES = 2**64
+
+
+class Bits:
+    """Uniforms in the order asked for, from Philox 4x64 keyed by BLAKE2b-128 of the canonical JSON of `key`.
+
+    `domain` (at most 16 bytes; BLAKE2's personalisation) keeps two uses of one key apart.
+    """
+
+    __slots__ = ("_words",)
+
+    def __init__(self, key: Mapping[str, Any], *, domain: str) -> None:
+        digest = hashlib.blake2b(canonical_json(key), digest_size=16, person=domain.encode()).digest()
+        self._words = _philox_words(int.from_bytes(digest, "little"))
+
+    def word(self) -> int:
+        """The next 64 raw bits."""
+        return next(self._words)
+
+    def uniform(self) -> float:
+        """A multiple of 2**-53 in [0, 1): the upper 53 bits of one word."""
+        return (self.word() >> 11) * 2.0**-53
+
+    def uniform_in(self, low: float, high: float) -> float:
+        """Uniform in [low, high]; `high` itself only by rounding."""
+        return low + (high - low) * self.uniform()
+
+    def integer_below(self, n: int) -> int:
+        """Uniform in 0 … n - 1 without bias: words of the last, incomplete run of n values are drawn again.
+
+        Of 2**64 words fewer than n are drawn again, so for small n it is one word in practice.
+        """
+        assert 0 < n <= WORD_VALUES, n
+        end_of_whole_runs = WORD_VALUES - WORD_VALUES % n
+        while (word := self.word()) >= end_of_whole_runs:
+            pass
+        return word % n
+
+    def permutation(self, n: int) -> tuple[int, ...]:
+        """A uniform order of 0 … n - 1 (Fisher-Yates, from the last place down)."""
+        order = list(range(n))
+        for place in range(n - 1, 0, -1):
+            other = self.integer_below(place + 1)
+            order[place], order[other] = order[other], order[place]
+        return tuple(order)
+
+    def chance(self, probability: float) -> bool:
+        """True with `probability`; always takes one word, also for 0 and 1."""
+        return self.uniform() < probability
+
+
+def _philox_words(key: int) -> Iterator[int]:
+    philox = np.random.Philox(key=key)
+    while True:
+        yield from philox.random_raw(WORDS_PER_CALL).tolist()

@@ -1,0 +1,96 @@
+"""torchvision's ColorJitter on uint8, from operations on which all code paths of OpenCV agree bit by bit.
+
+Its conversion from HSV to RGB is not among them: SSE2, AVX2 and IPP give different pixels, and so do the middle and the
+end of one row. A teacher and a student on two kinds of CPU would disagree about the digest, so that step is done here.
+H, W: height and width in pixels; 3: red, green, blue.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_ray.views.params import JitterParams
+
+Pixels = NDArray[np.uint8]
+
+
+def jitter(view_HW3: Pixels, params: JitterParams) -> Pixels:
+    """The four operations in their order, each clamped to uint8; one with a neutral value does nothing."""
+    for index in params.order:
+        match index:
+            case 0 if params.brightness != 1.0:
+                view_HW3 = _brightness(view_HW3, params.brightness)
+            case 1 if params.contrast != 1.0:
+                view_HW3 = _contrast(view_HW3, params.contrast)
+            case 2 if params.saturation != 1.0:
+                view_HW3 = _saturation(view_HW3, params.saturation)
+            case 3 if params.hue != 0.0:
+                view_HW3 = _hue(view_HW3, params.hue)
+            case _:
+                assert 0 <= index < 4, index
+    return view_HW3
+
+
+def _brightness(view_HW3: Pixels, factor: float) -> Pixels:
+    """v * factor, as torchvision: in float32, clamped, cut to whole numbers."""
+    return _look_up(view_HW3, np.arange(256, dtype=np.float32) * np.float32(factor))
+
+
+def _contrast(view_HW3: Pixels, factor: float) -> Pixels:
+    """Away from the mean of the grayscale view: v * factor + mean * (1 - factor)."""
+    gray_HW = _gray(view_HW3)
+    mean = cv2.sumElems(gray_HW)[0] / gray_HW.size  # a sum of whole numbers: exact
+    return _look_up(view_HW3, np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(mean * (1 - factor)))
+
+
+def _saturation(view_HW3: Pixels, factor: float) -> Pixels:
+    """Away from gray: v * factor + gray * (1 - factor).
+
+    In float32, clamped and cut as torchvision does; OpenCV's addWeighted rounds (and saves 0.05 ms at 224x224).
+    """
+    gray_HW = _gray(view_HW3).astype(np.float32) * np.float32(1 - factor)
+    blended_HW3 = np.multiply(view_HW3, np.float32(factor), dtype=np.float32)
+    blended_HW3 += cv2.merge([gray_HW, gray_HW, gray_HW])
+    return np.clip(blended_HW3, 0, 255, out=blended_HW3).astype(np.uint8)
+
+
+def _hue(view_HW3: Pixels, shift_turns: float) -> Pixels:
+    """The hue turned by `shift_turns`, measured in 1/256 turn; value and chroma are kept exactly.
+
+    max - chroma * k(hue), with k the trapezium of the HSV colour wheel in 1/256, all in whole numbers.
+    """
+    hue_HW = cv2.cvtColor(view_HW3, cv2.COLOR_RGB2HSV_FULL)[..., 0].copy()
+    red_HW, green_HW, blue_HW = cv2.split(view_HW3)
+    max_HW = cv2.max(cv2.max(red_HW, green_HW), blue_HW)
+    chroma_HW = cv2.subtract(max_HW, cv2.min(cv2.min(red_HW, green_HW), blue_HW)).astype(np.uint16)
+    channels = []
+    for offset in (5.0, 3.0, 1.0):  # of red, green, blue, in sixths of a turn
+        fall_HW: NDArray[np.uint16] = cv2.LUT(hue_HW, _wheel(offset, shift_turns))  # type: ignore[assignment]
+        fall_HW *= chroma_HW  # at most 256 * 255, which uint16 holds
+        fall_HW += 128
+        fall_HW >>= 8
+        channels.append(cv2.subtract(max_HW, fall_HW.astype(np.uint8)))
+    return as_pixels(cv2.merge(channels))
+
+
+def _wheel(offset: float, shift_turns: float) -> NDArray[np.uint16]:
+    """How far below the maximum a channel lies for each of the 256 hues, in 1/256 of the chroma."""
+    sixths = (offset + 6.0 * (np.arange(256) / 256 + shift_turns)) % 6.0
+    return np.rint(256.0 * np.clip(np.minimum(sixths, 4.0 - sixths), 0.0, 1.0)).astype(np.uint16)
+
+
+def _gray(view_HW3: Pixels) -> Pixels:
+    """ITU-R 601 luma, rounded, in whole numbers (torchvision cuts instead: half a level darker)."""
+    return as_pixels(cv2.cvtColor(view_HW3, cv2.COLOR_RGB2GRAY))
+
+
+def _look_up(view_HW3: Pixels, table: NDArray[np.float32]) -> Pixels:
+    return as_pixels(cv2.LUT(view_HW3, np.clip(table, 0, 255).astype(np.uint8)))
+
+
+def as_pixels(pixels: NDArray[Any]) -> Pixels:
+    """What OpenCV returned, with the type that its annotations leave open."""
+    assert pixels.dtype == np.uint8, pixels.dtype
+    return pixels

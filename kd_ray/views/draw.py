@@ -1,0 +1,120 @@
+"""From a view policy to view params: a function of policy, seed, sample and view number, the same on every machine.
+
+There is no state and no order: view 7 of a sample is what it is whether or not views 0 to 6 were drawn, and by whom.
+"""
+
+import math
+from decimal import Context, Decimal
+from typing import Any
+
+from kd_ray.config.views import CenterCrop, ColorJitter, HorizontalFlip, Operation, Policy, RandomResizedCrop
+from kd_ray.views.bits import Bits
+from kd_ray.views.params import CenterCropParams, CropParams, FlipParams, JitterParams, OperationParams, ViewParams
+
+DRAW_DOMAIN = "kd_ray view 1"  # the number changes if the same key is ever to give other params
+NUM_TRIES = 10
+NUM_JITTERS = 4
+
+
+def policy_identity(policy: Policy) -> dict[str, Any]:
+    """What of a policy decides params and pixels, as JSON: the operations in order.
+
+    Not in it: `name`, which is a label, and `digest_size_px`, which decides what is checked and not what is seen
+    (a view set's identity has it on its own). Fields are named one by one, so that a field added to the configuration
+    later does not change the params of policies that never set it.
+    """
+    return {
+        "operations": [_operation_identity(operation) for operation in policy.operations],
+    }
+
+
+def draw(policy: Policy, *, seed: int, sample_id: int, view_index: int, image_size_px: tuple[int, int]) -> ViewParams:
+    """The params of one view of one sample.
+
+    Of `image_size_px` (height, width; upright) only the aspect ratio matters, and only to RandomResizedCrop: the same
+    image at twice the size gives the same params.
+    """
+    key = {"policy": policy_identity(policy), "seed": seed, "sample_id": sample_id, "view_index": view_index}
+    bits = Bits(key, domain=DRAW_DOMAIN)
+    aspect = image_size_px[1] / image_size_px[0]
+    return tuple(_draw_operation(operation, bits, aspect=aspect) for operation in policy.operations)
+
+
+def _operation_identity(operation: Operation) -> dict[str, Any]:
+    match operation:
+        case RandomResizedCrop():
+            return {"kind": operation.kind, "scale": list(operation.scale), "ratio": list(operation.ratio)}
+        case CenterCrop():
+            return {"kind": operation.kind, "crop_fraction": operation.crop_fraction}
+        case HorizontalFlip():
+            return {"kind": operation.kind, "probability": operation.probability}
+        case ColorJitter():
+            return {
+                "kind": operation.kind,
+                "brightness": operation.brightness,
+                "contrast": operation.contrast,
+                "saturation": operation.saturation,
+                "hue": operation.hue,
+                "probability": operation.probability,
+            }
+
+
+def _draw_operation(operation: Operation, bits: Bits, *, aspect: float) -> OperationParams:
+    match operation:
+        case RandomResizedCrop():
+            return _draw_crop(operation, bits, aspect=aspect)
+        case CenterCrop():
+            return CenterCropParams(crop_fraction=operation.crop_fraction)
+        case HorizontalFlip():
+            return FlipParams(flipped=bits.chance(operation.probability))
+        case ColorJitter():
+            return _draw_jitter(operation, bits)
+
+
+def _draw_crop(operation: RandomResizedCrop, bits: Bits, *, aspect: float) -> CropParams:
+    """torchvision's RandomResizedCrop.make_params without rounding the box to pixels.
+
+    With area share s and box ratio r in an image of ratio a (all width / height), the box is sqrt(s r / a) of the
+    width and sqrt(s a / r) of the height.
+    """
+    for _ in range(NUM_TRIES):
+        area = bits.uniform_in(*operation.scale)
+        ratio = _log_uniform(bits, *operation.ratio)
+        width, height = math.sqrt(area * ratio / aspect), math.sqrt(area * aspect / ratio)
+        if width <= 1.0 and height <= 1.0:
+            top = bits.uniform_in(0.0, 1.0 - height)
+            left = bits.uniform_in(0.0, 1.0 - width)
+            return CropParams(left=left, top=top, width=width, height=height)
+    low, high = operation.ratio
+    width, height = min(1.0, high / aspect), min(1.0, aspect / low)
+    return CropParams(left=(1.0 - width) / 2, top=(1.0 - height) / 2, width=width, height=height)
+
+
+def _log_uniform(bits: Bits, low: float, high: float) -> float:
+    """exp of a uniform in [ln low, ln high], in decimal arithmetic (24 µs).
+
+    `math.exp` may differ in the last bit between C libraries; decimal's ln and exp are correctly rounded everywhere.
+    """
+    context = Context(prec=20)
+    log_low, log_high = context.ln(Decimal(low)), context.ln(Decimal(high))
+    step = context.multiply(context.subtract(log_high, log_low), Decimal(bits.uniform()))
+    return float(context.exp(context.add(log_low, step)))
+
+
+def _draw_jitter(operation: ColorJitter, bits: Bits) -> JitterParams:
+    if not bits.chance(operation.probability):
+        order = tuple(range(NUM_JITTERS))
+        return JitterParams(applied=False, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, order=order)
+    order = bits.permutation(NUM_JITTERS)
+    return JitterParams(
+        applied=True,
+        brightness=_draw_factor(bits, operation.brightness),
+        contrast=_draw_factor(bits, operation.contrast),
+        saturation=_draw_factor(bits, operation.saturation),
+        hue=bits.uniform_in(-operation.hue, operation.hue),
+        order=order,
+    )
+
+
+def _draw_factor(bits: Bits, strength: float) -> float:
+    return bits.uniform_in(max(0.0, 1.0 - strength), 1.0 + strength)

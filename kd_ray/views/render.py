@@ -1,0 +1,89 @@
+"""From an image and view params to pixels: deterministic, and the same on every x86-64 CPU under the lock file.
+
+H, W: height and width in pixels; 3: red, green, blue.
+"""
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from kd_ray.config.views import Interpolation
+from kd_ray.views.color import Pixels, as_pixels, jitter
+from kd_ray.views.params import (
+    CenterCropParams,
+    Crop,
+    CropParams,
+    FlipParams,
+    JitterParams,
+    OperationParams,
+    ViewParams,
+)
+
+RENDERER_VERSION = 1  # changes whenever the pixels of any params change
+
+BoxPx = tuple[float, float, float, float]
+
+
+def render(image_HW3: Pixels, params: ViewParams, *, size_px: tuple[int, int], interpolation: Interpolation) -> Pixels:
+    """The view at `size_px` (height, width): uint8 RGB [h, w, 3], contiguous and writable; the image is left alone.
+
+    `image_HW3` is upright uint8 RGB. Every size sees exactly the same box; a box that is the whole image at its own
+    size gives the very pixels back.
+    """
+    assert image_HW3.dtype == np.uint8, image_HW3.dtype
+    assert image_HW3.ndim == 3, image_HW3.shape
+    assert image_HW3.shape[2] == 3, image_HW3.shape
+    crop, *operations = params
+    assert isinstance(crop, CropParams | CenterCropParams), crop
+    box = box_px(crop, image_size_px=(image_HW3.shape[0], image_HW3.shape[1]), size_px=size_px)
+    resized = Image.fromarray(image_HW3).resize(size_px[::-1], _resampling(interpolation), box=box)
+    view_HW3 = np.array(resized)
+    for operation in operations:
+        view_HW3 = _apply(view_HW3, operation)
+    return view_HW3
+
+
+def box_px(crop: Crop, *, image_size_px: tuple[int, int], size_px: tuple[int, int]) -> BoxPx:
+    """(left, top, right, bottom) in pixels of the image, not rounded; sizes are (height, width)."""
+    image_height, image_width = image_size_px
+    match crop:
+        case CropParams():
+            left, top = crop.left * image_width, crop.top * image_height
+            width, height = crop.width * image_width, crop.height * image_height
+        case CenterCropParams():
+            width, height = _largest_box(image_size_px, size_px)
+            width, height = width * crop.crop_fraction, height * crop.crop_fraction
+            left, top = (image_width - width) / 2, (image_height - height) / 2
+    # rounding may carry the far edges beyond the image by one bit, which Pillow refuses
+    return left, top, min(left + width, float(image_width)), min(top + height, float(image_height))
+
+
+def _largest_box(image_size_px: tuple[int, int], size_px: tuple[int, int]) -> tuple[float, float]:
+    """(width, height) of the largest box in the image with the aspect ratio of `size_px`."""
+    image_height, image_width = image_size_px
+    height, width = size_px
+    if image_width * height >= image_height * width:
+        return image_height * width / height, float(image_height)
+    return float(image_width), image_width * height / width
+
+
+def _resampling(interpolation: Interpolation) -> Image.Resampling:
+    match interpolation:
+        case "nearest":
+            return Image.Resampling.NEAREST
+        case "bilinear":
+            return Image.Resampling.BILINEAR
+        case "bicubic":
+            return Image.Resampling.BICUBIC
+
+
+def _apply(view_HW3: Pixels, operation: OperationParams) -> Pixels:
+    match operation:
+        case FlipParams(flipped=True):
+            return as_pixels(cv2.flip(view_HW3, 1))  # 4 µs; a NumPy copy of [:, ::-1] takes 140
+        case JitterParams(applied=True):
+            return jitter(view_HW3, operation)
+        case FlipParams() | JitterParams():
+            return view_HW3
+        case CropParams() | CenterCropParams():
+            raise AssertionError("a crop can only come first")

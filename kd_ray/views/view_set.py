@@ -1,0 +1,29 @@
+"""What a view set is: everything that decides params, pixels and digests of its views."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL
+
+from kd_ray.config.views import Policy
+from kd_ray.views.draw import DRAW_DOMAIN, policy_identity
+from kd_ray.views.render import RENDERER_VERSION
+
+
+def view_set_identity(policy: Policy, *, seed: int, corpus_id: str, split: str) -> dict[str, Any]:
+    """The identity of the views that `policy` and `seed` give on `split` of a corpus; their number may grow later."""
+    return {
+        "corpus_id": corpus_id,
+        "split": split,
+        "policy": policy_identity(policy),
+        "seed": seed,
+        "digest_size_px": list(policy.digest_size_px),
+        "draw": DRAW_DOMAIN,
+        "renderer": RENDERER_VERSION,
+    }
+
+
+def renderer_versions() -> dict[str, str]:
+    """The libraries that make the pixels: recorded beside a view set, not part of its identity (the digests decide)."""
+    return {"numpy": np.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}

@@ -1,0 +1,39 @@
+"""The whole job, stage after stage; each finds what is committed and does only the rest."""
+
+from pipelines.context import STAGES, Run
+from pipelines.stages.evaluate import evaluate_models
+from pipelines.stages.export import export_model
+from pipelines.stages.extract import extract_targets
+from pipelines.stages.finetune import prepare_teachers
+from pipelines.stages.pack import pack_corpus
+from pipelines.stages.plan import plan_cache
+from pipelines.stages.report import Report, write_report
+from pipelines.stages.train import train_students
+
+
+def distill(run: Run) -> Report | None:
+    """All stages up to the last one asked for; the report where that was asked for too."""
+    last = max(STAGES.index(stage) for stage in run.stages)
+
+    corpus = pack_corpus(run)  # images -> shards of Parquet, in a fixed random order
+    if last < STAGES.index("finetune"):
+        return None
+    teachers = prepare_teachers(run, corpus)  # weights of every teacher, trained here where the recipe asks
+    if last < STAGES.index("plan"):
+        return None
+    plan = plan_cache(run, corpus, teachers)  # which units are missing; reads commits, computes nothing
+    if last < STAGES.index("extract"):
+        return None
+    extract_targets(run, plan)  # the only stage that runs a teacher
+    if last < STAGES.index("train"):
+        return None
+    students = train_students(run, corpus, teachers, plan)  # one worker group for all students
+    if last < STAGES.index("evaluate"):
+        return None
+    evaluation = evaluate_models(run, corpus, students, plan)  # teachers are scored from the cache
+    if last < STAGES.index("export"):
+        return None
+    exported = export_model(run, corpus, students[0])
+    if last < STAGES.index("report"):
+        return None
+    return write_report(run, corpus, teachers, plan, students, evaluation, exported)

@@ -1,0 +1,90 @@
+"""evaluate: students on the held-out split; the teachers' scores come from the cache, without a forward pass."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.extraction.plan import TargetPlan
+from kd_ray.storage import join
+from kd_ray.telemetry.progress import Meter
+from kd_ray.training.job import WEIGHTS_FILE
+from pipelines.context import Run, key_of, show_on
+from pipelines.stages.plan import CachePlan
+from pipelines.stages.train import TrainedStudent
+
+if TYPE_CHECKING:
+    from kd_ray.evaluate.evaluation import CachedLogits
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Scores by name of the model."""
+
+    teachers: Mapping[str, Scores]
+    students: Mapping[str, Scores]
+
+
+def evaluate_models(run: Run, corpus: PackedCorpus, students: list[TrainedStudent], plan: CachePlan) -> Evaluation:
+    """Top-1, calibration and agreement of every model of the run."""
+    key = key_of(
+        runs=[each.job.run_uri.rsplit("/", 1)[-1] for each in students],
+        policy=run.recipe.evaluate.policy.model_dump(mode="json"),
+        samples=corpus.num_samples("test"),
+        teachers=[each.job.target_set.fingerprint for each in plan.evaluation.values()],
+    )
+    record = run.record("evaluation", key)
+    if record is not None:
+        found = Evaluation(**record)
+        run.committed_outcome("evaluate", key=key, detail=_describe(found))
+        return found
+
+    def do(meter: Meter) -> tuple[Evaluation, int, str]:
+        run.session.start()
+        from kd_ray.engine.evaluate import evaluate_on_worker
+        from kd_ray.evaluate.evaluation import EvaluationJob
+
+        cached = {name: _cached_logits(each) for name, each in plan.evaluation.items()}
+        jobs = {
+            each.job.name: EvaluationJob(
+                student=each.job.student,
+                num_classes=each.job.num_classes,
+                weights_uri=join(each.job.run_uri, WEIGHTS_FILE),
+                corpus_uri=corpus.uri,
+                policy=run.recipe.evaluate.policy,
+                batch_size=run.recipe.evaluate.batch_size_per_worker,
+                teachers=cached,
+            )
+            for each in students
+        }
+        teachers, scores = evaluate_on_worker(
+            jobs,
+            cached,
+            corpus_uri=corpus.uri,
+            num_classes=len(corpus.classes),
+            resources=run.recipe.evaluate.resources,
+            on_progress=show_on(meter),
+        )
+        evaluation = Evaluation(teachers=teachers, students=scores)
+        run.write_record("evaluation", key, {"teachers": teachers, "students": scores})
+        return evaluation, corpus.num_samples("test") * len(jobs), _describe(evaluation)
+
+    return run.work("evaluate", do, key=key)
+
+
+def _cached_logits(plan: TargetPlan) -> "CachedLogits":
+    from kd_ray.evaluate.evaluation import CachedLogits
+
+    return CachedLogits(
+        cache_uri=plan.job.cache_uri,
+        target_set=plan.job.target_set,
+        output=plan.job.outputs["logits"],
+        units=plan.view_set.units,
+    )
+
+
+def _describe(evaluation: Evaluation) -> str:
+    scores = {**evaluation.teachers, **evaluation.students}
+    return "top-1 " + ", ".join(f"{name} {100 * each['top1']:.2f} %" for name, each in scores.items())

@@ -1,0 +1,53 @@
+"""extract: every teacher over every view that is missing, each forward pass once."""
+
+from kd_ray.extraction.unit import UnitReport
+from kd_ray.telemetry.progress import Meter
+from kd_ray.telemetry.units import human_bytes
+from pipelines.context import Run, key_of
+from pipelines.stages.plan import CachePlan
+
+
+def extract_targets(run: Run, plan: CachePlan) -> None:
+    """Compute and commit what is missing; the teachers' forward passes are counted."""
+    key = key_of(targets=[each.job.target_set.fingerprint for each in plan.all])
+    missing = [each for each in plan.all if each.missing]
+    if not missing:
+        run.committed_outcome(
+            "extract", key=key, detail=f"0 teacher forwards, {human_bytes(stored_bytes(plan))} of targets"
+        )
+        return
+
+    def do(meter: Meter) -> tuple[None, int, str]:
+        run.session.start()
+        from kd_ray.engine.extract import extract_units
+
+        total = sum(each.view_set.views_in(each.missing) for each in missing)
+        tally = _Tally(run, meter, total)
+        for each in missing:
+            extract_units(each.job, each.missing, on_report=tally.add)
+        detail = f"{tally.forwards:,} teacher forwards, {human_bytes(stored_bytes(plan))} of targets"
+        return None, tally.views, detail
+
+    run.work("extract", do, key=key, unit="views")
+
+
+class _Tally:
+    """Adds up the reports of units."""
+
+    def __init__(self, run: Run, meter: Meter, total: int) -> None:
+        self._run, self._meter, self._total = run, meter, total
+        self.views = self.forwards = 0
+        meter.update(0, total=total)
+
+    def add(self, report: UnitReport) -> None:
+        """One more unit."""
+        self.views += report.num_views
+        self.forwards += report.num_forwards
+        self._run.counts["extract/teacher_forwards"] += report.num_forwards
+        self._run.events.write("unit", id=report.unit_id, views=report.num_views, seconds=round(report.seconds, 3))
+        self._meter.update(self.views, total=self._total)
+
+
+def stored_bytes(plan: CachePlan) -> int:
+    """Bytes of all committed units of the run's target sets."""
+    return sum(each.committed_bytes() for each in plan.all)

@@ -1,0 +1,163 @@
+"""finetune: weights for every teacher, trained here where the recipe asks, then frozen."""
+
+from kd_ray.config.models import Finetune, Student, Teacher, TimmModel
+from kd_ray.config.train import CrossEntropyLoss
+from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.extraction.plan import KnownTeacher
+from kd_ray.storage import join
+from kd_ray.storage.signature import signature
+from kd_ray.telemetry.progress import Meter
+from kd_ray.training.batches import StreamSettings
+from kd_ray.training.fit import FitSettings
+from kd_ray.training.job import WEIGHTS_FILE, TrainJob
+from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.snapshot import labelled_order
+from pipelines.context import Record, Run, key_of, show_on
+
+NEVER = 10**9
+
+
+def prepare_teachers(run: Run, corpus: PackedCorpus) -> dict[str, KnownTeacher]:
+    """Every teacher of the recipe with weights that exist and are known by their fingerprint."""
+    known = {name: _prepare(run, corpus, name, config) for name, config in run.recipe.all_teachers().items()}
+    if all(teacher.config.finetune is None for teacher in known.values()):
+        run.skipped_outcome("finetune", detail=", ".join(_describe(teacher) for teacher in known.values()))
+    return known
+
+
+def num_classes_of(config: Teacher, corpus: PackedCorpus) -> int | None:
+    """The corpus's classes, or None for the model's own where it comes pretrained and is not trained here."""
+    pretrained = isinstance(config.model, TimmModel) and config.model.pretrained
+    return None if pretrained and config.finetune is None else len(corpus.classes)
+
+
+def _prepare(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher:
+    num_classes = num_classes_of(config, corpus)
+    if config.finetune is None:
+        record = _recorded_weights(run, config, num_classes)
+        return _known(name, config, num_classes, record)
+    return _finetuned(run, corpus, name, config, config.finetune)
+
+
+def _finetuned(run: Run, corpus: PackedCorpus, name: str, config: Teacher, finetune: Finetune) -> KnownTeacher:
+    num_classes = len(corpus.classes)
+    key = key_of(
+        corpus=corpus.corpus_id,
+        samples=corpus.num_samples("train"),
+        labels=run.recipe.labels.model_dump(mode="json"),
+        policy=run.recipe.views.policy.model_dump(mode="json"),
+        view_seed=run.recipe.views.seed,
+        teacher=config.model_dump(mode="json", include={"model", "weights", "input"}),
+        weights=signature(config.weights) if config.weights else None,
+        finetune=finetune.model_dump(mode="json", exclude={"resources"}),
+        shapes=config.outputs.model_dump(mode="json"),
+    )
+    record = run.record("teacher", key)
+    if record is not None:
+        found = _known(name, config, num_classes, record)
+        run.committed_outcome("finetune", key=key, detail=_describe(found))
+        return found
+
+    def do(meter: Meter) -> tuple[KnownTeacher, int, str]:
+        job = _finetune_job(run, corpus, name, config, finetune, key=key)
+        run.session.start()
+        from kd_ray.engine.finetune import finetune_on_worker
+
+        finetune_on_worker(job, resources=finetune.resources, on_progress=show_on(meter))
+        record = _inspect(config, num_classes, join(job.run_uri, WEIGHTS_FILE))
+        run.write_record("teacher", key, record)
+        teacher = _known(name, config, num_classes, record)
+        images = finetune.steps * finetune.global_batch_size
+        return teacher, images, _describe(teacher)
+
+    return run.work("finetune", do, key=key)
+
+
+def _finetune_job(
+    run: Run, corpus: PackedCorpus, name: str, config: Teacher, finetune: Finetune, *, key: str
+) -> TrainJob:
+    """Supervised training on the allowed labels; a view of its own for every sample and epoch."""
+    loss = CrossEntropyLoss(kind="cross_entropy", label_smoothing=finetune.label_smoothing)
+    return TrainJob(
+        name=name,
+        run_uri=join(run.recipe.out, "teachers", f"{name}-{key[:12]}"),
+        corpus_uri=corpus.uri,
+        labels=run.recipe.labels,
+        student=Student(name=name, model=config.model, weights=config.weights, input=config.input),
+        num_classes=len(corpus.classes),
+        losses=WeightedLosses(losses=(loss,), teachers=(None,)),
+        target_shapes={},
+        stream=StreamSettings(
+            policy=run.recipe.views.policy,
+            view_seed=run.recipe.views.seed,
+            num_views=None,
+            input=config.input,
+            global_batch_size=finetune.global_batch_size,
+            num_threads=1,
+        ),
+        order=labelled_order(corpus, run.recipe.labels, seed=finetune.seed, num_lanes=1, window=None),
+        source=None,
+        settings=FitSettings(
+            num_steps=finetune.steps,
+            optimizer=finetune.optimizer,
+            schedule=finetune.schedule,
+            gradient_clip=None,
+            log_every_steps=20,
+            evaluate_every_steps=NEVER,
+            checkpoint_every_steps=NEVER,
+        ),
+        seed=finetune.seed,
+    )
+
+
+def _recorded_weights(run: Run, config: Teacher, num_classes: int | None) -> Record:
+    """What is known of given weights, looked at once for each version of the file."""
+    key = key_of(
+        teacher=config.model_dump(mode="json", include={"model", "weights", "input", "outputs"}),
+        num_classes=num_classes,
+        weights=signature(config.weights) if config.weights else "the model's own",
+    )
+    record = run.record("teacher", key)
+    if record is None:
+        record = _inspect(config, num_classes, config.weights)
+        run.write_record("teacher", key, record)
+    return record
+
+
+def _inspect(config: Teacher, num_classes: int | None, weights_uri: str | None) -> Record:
+    """Load the weights once, for their fingerprint and the shapes of the outputs."""
+    from kd_ray.models import output_shapes, state_fingerprint
+    from kd_ray.teachers.frozen import load_teacher
+
+    shapes = output_shapes(
+        config.model,
+        size_px=config.input.size_px,
+        num_classes=num_classes,
+        names=config.outputs.names(),
+        spatial_stage=config.outputs.spatial_stage,
+    )
+    module = load_teacher(config, num_classes=num_classes, weights_uri=weights_uri)
+    return {
+        "weights_uri": weights_uri,
+        "weights_fingerprint": state_fingerprint(module),
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
+        "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
+    }
+
+
+def _known(name: str, config: Teacher, num_classes: int | None, record: Record) -> KnownTeacher:
+    return KnownTeacher(
+        name=name,
+        config=config,
+        num_classes=num_classes,
+        weights_uri=record["weights_uri"],
+        weights_fingerprint=record["weights_fingerprint"],
+        shapes={output: tuple(shape) for output, shape in record["shapes"].items()},
+        num_parameters=record["num_parameters"],
+    )
+
+
+def _describe(teacher: KnownTeacher) -> str:
+    millions = teacher.num_parameters / 1e6
+    weights = teacher.weights_fingerprint[:12]
+    return f"{teacher.name}: {teacher.config.model.title}, {millions:.2f} M parameters, weights {weights}"

@@ -1,0 +1,123 @@
+"""plan: what the cache must hold, what of it is missing, and what it costs. No work is done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from kd_ray.config.recipe import Recipe
+from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.extraction.plan import KnownTeacher, TargetPlan, ViewSetPlan, bytes_per_view, plan_targets, plan_view_set
+from kd_ray.telemetry.units import human_bytes
+from pipelines.context import Run
+
+EVALUATION_VIEW_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePlan:
+    """Targets for training by teacher, and logits of the evaluation view by teacher (for those that store logits)."""
+
+    training_views: ViewSetPlan
+    training: Mapping[str, TargetPlan]
+    evaluation: Mapping[str, TargetPlan]
+
+    @property
+    def all(self) -> list[TargetPlan]:
+        """Every target set of the run."""
+        return [*self.training.values(), *self.evaluation.values()]
+
+
+def plan_cache(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> CachePlan:
+    """The plan, and a line or a table about it."""
+    plan = _plan(run.recipe, corpus, teachers)
+    missing = sum(len(each.missing) for each in plan.all)
+    total = sum(len(each.view_set.units) for each in plan.all)
+    forwards = sum(each.forwards_missing for each in plan.all)
+    run.plan_outcome(
+        detail=f"{forwards:,} teacher forwards to run ({missing} of {total} units missing)"
+        if missing
+        else f"nothing to run, all {total} units are committed"
+    )
+    if missing:
+        run.console.print(plan_table(plan, run.recipe))
+    return plan
+
+
+def plan_table(plan: CachePlan, recipe: Recipe) -> Table:
+    """One row per target set: views, forwards to run, bytes."""
+    table = Table(title="plan", title_justify="left", caption=break_even(plan, recipe), caption_justify="left")
+    for heading in ("teacher", "views of", "units missing", "forwards to run", "bytes a view", "bytes in all"):
+        table.add_column(heading, justify="left" if heading in ("teacher", "views of") else "right")
+    for each in plan.all:
+        per_view = sum(each.bytes_per_view.values())
+        table.add_row(
+            each.job.teacher_name,
+            f"{each.view_set.split} ({each.view_set.policy.name}, {each.view_set.num_views} each)",
+            f"{len(each.missing)} / {len(each.view_set.units)}",
+            f"{each.forwards_missing:,}",
+            " + ".join(f"{name} {size:,}" for name, size in each.bytes_per_view.items()),
+            human_bytes(per_view * each.forwards_total),
+        )
+    return table
+
+
+def break_even(plan: CachePlan, recipe: Recipe) -> str:
+    """Teacher forward passes with and without a cache; says so where this run saves nothing."""
+    cached = sum(each.forwards_total for each in plan.training.values())
+    epoch = sum(each.forwards_total // each.view_set.num_views for each in plan.training.values())
+    live = round(epoch * recipe.train.epochs)
+    ratio = live / cached if cached else float("inf")
+    if ratio <= 1:
+        return (
+            f"One student for {recipe.train.epochs:g} epochs runs the teacher {live:,} times without a cache, "
+            f"{cached:,} with it: this run alone saves nothing. Every further student runs it 0 times."
+        )
+    return (
+        f"Without a cache this student would run the teacher {live:,} times, {ratio:.1f} times as often; every further "
+        "student runs it 0 times."
+    )
+
+
+def _plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> CachePlan:
+    widest = max(
+        size for teacher in teachers.values() for size in bytes_per_view(teacher.config, teacher.shapes).values()
+    )
+    training_views = plan_view_set(
+        corpus,
+        split="train",
+        policy=recipe.views.policy,
+        seed=recipe.views.seed,
+        num_views=recipe.views.count,
+        cache=recipe.cache,
+        widest_bytes_per_view=widest,
+    )
+    evaluation_views = plan_view_set(
+        corpus,
+        split="test",
+        policy=recipe.evaluate.policy,
+        seed=EVALUATION_VIEW_SEED,
+        num_views=1,
+        cache=recipe.cache,
+        widest_bytes_per_view=widest,
+    )
+    return CachePlan(
+        training_views=training_views,
+        training={
+            name: plan_targets(
+                teacher,
+                training_views,
+                corpus=corpus,
+                cache_uri=recipe.cache.uri,
+                outputs=teacher.config.outputs.names(),
+            )
+            for name, teacher in teachers.items()
+        },
+        evaluation={
+            name: plan_targets(
+                teacher, evaluation_views, corpus=corpus, cache_uri=recipe.cache.uri, outputs=("logits",)
+            )
+            for name, teacher in teachers.items()
+            if "logits" in teacher.config.outputs.names()
+        },
+    )

@@ -1,0 +1,197 @@
+"""report: what a person looks at (the table, report.html, views.png) and what a program reads (metrics.json)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from kd_ray.config.resolved import recipe_yaml, versions
+from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.evaluate.contact_sheet import contact_sheet
+from kd_ray.evaluate.report import ReportContent, render_report
+from kd_ray.extraction.plan import KnownTeacher
+from kd_ray.storage import join
+from kd_ray.telemetry.progress import Meter
+from kd_ray.telemetry.units import human_bytes, human_seconds
+from pipelines.context import Outcome, Record, Run, key_of
+from pipelines.stages.evaluate import Evaluation, Scores
+from pipelines.stages.extract import stored_bytes
+from pipelines.stages.plan import CachePlan
+from pipelines.stages.train import TrainedStudent
+
+SHEET_SAMPLES = 8
+RESULT_HEADINGS = ("model", "parameters", "top-1", "agrees with teacher", "calibration error")
+STAGE_HEADINGS = ("stage", "this run", "work took", "images", "images/s", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The numbers of a run, and where the page is."""
+
+    metrics: Mapping[str, float | int | str]
+    html_uri: str
+
+
+def write_report(
+    run: Run,
+    corpus: PackedCorpus,
+    teachers: Mapping[str, KnownTeacher],
+    plan: CachePlan,
+    students: list[TrainedStudent],
+    evaluation: Evaluation,
+    exported: Record,
+) -> Report:
+    """Write what is not written yet; metrics.json is written anew each time, since it counts what this run did."""
+    results = _results(teachers, students, evaluation)
+    html_uri = join(run.storage.uri, "report.html")
+    key = key_of(results=results, recipe=run.recipe.model_dump(mode="json"))
+    if run.record("report", key) is not None and run.storage.exists("report.html"):
+        run.committed_outcome("report", key=key, detail=html_uri)
+    else:
+
+        def do(_meter: Meter) -> tuple[None, int, str]:
+            _write_page(run, corpus, plan, students, evaluation, results)
+            return None, 0, html_uri
+
+        run.work("report", do, key=key)
+    metrics = _metrics(run, teachers, plan, students, evaluation, exported)
+    run.storage.write("metrics.json", json.dumps(metrics, indent=1).encode())
+    run.console.print(_table("results", RESULT_HEADINGS, results))
+    run.console.print(_table("stages", STAGE_HEADINGS, _stage_rows(run.outcomes)))
+    run.console.print(
+        f"cache {human_bytes(stored_bytes(plan))}, teacher forwards in this run: "
+        f"{run.counts['extract/teacher_forwards']:,}. Look at {html_uri}",
+        highlight=False,
+    )
+    return Report(metrics=metrics, html_uri=html_uri)
+
+
+def _write_page(
+    run: Run,
+    corpus: PackedCorpus,
+    plan: CachePlan,
+    students: list[TrainedStudent],
+    evaluation: Evaluation,
+    results: list[tuple[str, ...]],
+) -> None:
+    recipe = run.recipe
+    sheet = contact_sheet(
+        corpus,
+        policy=recipe.views.policy,
+        view_seed=recipe.views.seed,
+        num_views=recipe.views.count,
+        size=recipe.student.input,
+        num_samples=SHEET_SAMPLES,
+    )
+    run.storage.write("views.png", sheet)
+    page = render_report(
+        ReportContent(
+            title=f"kd_ray: {recipe.name}",
+            summary=_summary(run, corpus, students, evaluation),
+            results=(RESULT_HEADINGS, results),
+            stages=(STAGE_HEADINGS, _stage_rows(run.outcomes)),
+            facts=_facts(run, corpus, plan),
+            histories={each.job.name: each.record["history"] for each in students},
+            levels={name: scores["top1"] for name, scores in evaluation.teachers.items()},
+            contact_sheet_png=sheet,
+            contact_sheet_caption=(
+                f"Each row is one training image: whole, then the {recipe.views.count} views of it that are stored, "
+                "as the student sees them. The teacher saw the same views, at its own size."
+            ),
+            recipe_yaml=recipe_yaml(recipe),
+        )
+    )
+    run.storage.write("report.html", page.encode())
+
+
+def _summary(run: Run, corpus: PackedCorpus, students: list[TrainedStudent], evaluation: Evaluation) -> str:
+    labelled = len(corpus.labelled_ids("train", run.recipe.labels))
+    total = corpus.num_samples("train")
+    told = f"{total:,} training images, {labelled:,} of them with a label that was used. "
+    for each in students:
+        how = "with its teacher" if each.with_teacher else "on the labels alone"
+        told += f"{each.job.name}, trained {how}: {_percent(evaluation.students[each.job.name]['top1'])}. "
+    return told
+
+
+def _results(
+    teachers: Mapping[str, KnownTeacher], students: list[TrainedStudent], evaluation: Evaluation
+) -> list[tuple[str, ...]]:
+    rows = [_result_row(name, teachers[name].num_parameters, scores) for name, scores in evaluation.teachers.items()]
+    for each in students:
+        rows.append(_result_row(each.job.name, each.record["num_parameters"], evaluation.students[each.job.name]))
+    return rows
+
+
+def _result_row(name: str, num_parameters: int, scores: Scores) -> tuple[str, ...]:
+    agreements = [_percent(value) for key, value in scores.items() if key.startswith("agreement/")]
+    return (
+        name,
+        f"{num_parameters:,}",
+        _percent(scores["top1"]),
+        ", ".join(agreements),
+        f"{scores['calibration_error']:.3f}",
+    )
+
+
+def _stage_rows(outcomes: list[Outcome]) -> list[tuple[str, ...]]:
+    return [
+        (
+            each.stage,
+            each.status,
+            human_seconds(each.seconds) if each.seconds else "",
+            f"{each.images:,}" if each.images else "",
+            f"{each.images_per_s:,.0f}" if each.images_per_s else "",
+            each.detail,
+        )
+        for each in outcomes
+    ]
+
+
+def _facts(run: Run, corpus: PackedCorpus, plan: CachePlan) -> dict[str, str]:
+    return {
+        "corpus": f"{corpus.corpus_id[:16]} at {corpus.uri}",
+        "cache": f"{human_bytes(stored_bytes(plan))} at {run.recipe.cache.uri}",
+        "view set": plan.training_views.spec.fingerprint[:16],
+        **{f"target set of {name}": each.job.target_set.fingerprint[:16] for name, each in plan.training.items()},
+        **versions(),
+    }
+
+
+def _metrics(
+    run: Run,
+    teachers: Mapping[str, KnownTeacher],
+    plan: CachePlan,
+    students: list[TrainedStudent],
+    evaluation: Evaluation,
+    exported: Record,
+) -> dict[str, float | int | str]:
+    metrics: dict[str, float | int | str] = {"recipe": run.recipe.name, **run.counts}
+    metrics["cache/bytes"] = stored_bytes(plan)
+    for each in run.outcomes:
+        metrics[f"{each.stage}/status"] = each.status
+        metrics[f"{each.stage}/seconds"] = round(each.seconds, 3)
+        if each.images_per_s is not None:
+            metrics[f"{each.stage}/images_per_s"] = round(each.images_per_s, 2)
+    for name, scores in {**evaluation.teachers, **evaluation.students}.items():
+        metrics |= {f"{name}/{key}": value for key, value in scores.items()}
+    metrics |= {f"{name}/num_parameters": teacher.num_parameters for name, teacher in teachers.items()}
+    for student in students:
+        metrics[f"{student.job.name}/num_parameters"] = int(student.record["num_parameters"])
+        metrics[f"{student.job.name}/data_wait"] = round(student.record["data_wait_s"] / student.record["seconds"], 4)
+    metrics["export/uri"] = str(exported["uri"])
+    return metrics
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index == 0 or not heading or heading == "this run" else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,228 @@
+"""train: the student from the cache, and where the recipe asks the same student without a teacher."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kd_ray.config.recipe import Recipe
+from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
+from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.extraction.plan import KnownTeacher
+from kd_ray.storage import join, open_storage
+from kd_ray.telemetry.progress import Meter
+from kd_ray.training.batches import StreamSettings
+from kd_ray.training.fit import FitSettings
+from kd_ray.training.job import RUN_FILE, CachedSource, LiveSource, TrainJob, is_finished
+from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.snapshot import full_order, labelled_order
+from pipelines.context import Record, Run, key_of, show_on
+from pipelines.stages.plan import CachePlan
+
+# What changes how fast a run goes or what it tells on the way, and nothing of its result.
+SPEED_ONLY = {
+    "num_workers",
+    "resources_per_worker",
+    "log_every_steps",
+    "evaluate_every_steps",
+    "checkpoint_every_steps",
+    "max_failures",
+    "reference",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedStudent:
+    """A finished run: where it lies and what it recorded."""
+
+    job: TrainJob
+    record: Record
+    with_teacher: bool
+
+
+def train_students(
+    run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher], plan: CachePlan
+) -> list[TrainedStudent]:
+    """The distilled student first, then the reference."""
+    jobs = [_distilled_job(run.recipe, corpus, teachers, plan)]
+    if run.recipe.train.reference:
+        jobs.append(_reference_job(run.recipe, corpus, jobs[0]))
+    key = key_of(runs=[job.run_uri.rsplit("/", 1)[-1] for job in jobs])
+    if all(is_finished(job) for job in jobs):
+        students = _finished(jobs)
+        run.committed_outcome("train", key=key, detail=_describe(students))
+        return students
+
+    def do(meter: Meter) -> tuple[list[TrainedStudent], int, str]:
+        run.session.start()
+        from kd_ray.engine.train import TrainGroup, train_group
+
+        train, evaluate = run.recipe.train, run.recipe.evaluate
+        group = TrainGroup(
+            jobs=tuple(jobs),
+            evaluation_policy=evaluate.policy,
+            evaluation_batch_size=evaluate.batch_size_per_worker,
+            resources=train.resources_per_worker,
+            num_workers=train.num_workers,
+        )
+        train_group(
+            group,
+            name=f"group-{key[:12]}",
+            storage_uri=join(run.storage.uri, "runs"),
+            max_failures=train.max_failures,
+            on_progress=show_on(meter),
+        )
+        students = _finished(jobs)
+        return students, sum(int(each.record["images"]) for each in students), _describe(students)
+
+    return run.work("train", do, key=key)
+
+
+def _distilled_job(
+    recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher], plan: CachePlan
+) -> TrainJob:
+    train = recipe.train
+    losses = WeightedLosses(
+        losses=train.losses,
+        teachers=tuple(
+            None if isinstance(loss, CrossEntropyLoss) else recipe.teacher_of(loss) for loss in train.losses
+        ),
+    )
+    shapes = {
+        index: teachers[recipe.teacher_of(loss)].shapes[loss.output]
+        for index, loss in enumerate(train.losses)
+        if isinstance(loss, FeatureLoss)
+    }
+    needed = sorted(losses.needed_targets())
+    outputs = {
+        (teacher, output): (plan.training[teacher].job.target_set, plan.training[teacher].job.outputs[output])
+        for teacher, output in needed
+    }
+    cached = CachedSource(
+        cache_uri=recipe.cache.uri,
+        view_set=plan.training_views.spec,
+        grid=plan.training_views.grid,
+        outputs=outputs,
+        units=plan.training_views.units,
+        policy=recipe.views.policy,
+        verify_one_in=recipe.views.verify_one_in,
+    )
+    live = LiveSource(
+        teachers={
+            name: (teachers[name].config, teachers[name].weights_uri, teachers[name].num_classes)
+            for name in sorted({teacher for teacher, _ in needed})
+        },
+        needed=frozenset(needed),
+    )
+    order = full_order(
+        corpus, plan.training_views.spans, seed=train.seed, num_lanes=train.lanes, window=train.shuffle_window
+    )
+    num_steps = max(round(train.epochs * order.num_samples / train.global_batch_size), 1)
+    fingerprint = key_of(
+        corpus=corpus.corpus_id,
+        spans=[
+            [str(each) for each in (span.shard, span.group_start, span.group_stop)]
+            for span in plan.training_views.spans
+        ],
+        labels=recipe.labels.model_dump(mode="json"),
+        views=plan.training_views.spec.fingerprint,
+        num_views=recipe.views.count,
+        targets=[[*name, target_set.fingerprint, output.fingerprint] for name, (target_set, output) in outputs.items()],
+        student=recipe.student.model_dump(mode="json"),
+        train=train.model_dump(mode="json", exclude=SPEED_ONLY),
+    )
+    return TrainJob(
+        name=recipe.student.name,
+        run_uri=join(recipe.out, "runs", f"{recipe.student.name}-{fingerprint[:12]}"),
+        corpus_uri=corpus.uri,
+        labels=recipe.labels,
+        student=recipe.student,
+        num_classes=_num_classes(train, teachers, recipe, corpus),
+        losses=losses,
+        target_shapes=shapes,
+        stream=StreamSettings(
+            policy=recipe.views.policy,
+            view_seed=recipe.views.seed,
+            num_views=recipe.views.count,
+            input=recipe.student.input,
+            global_batch_size=train.global_batch_size,
+            num_threads=max(int(train.resources_per_worker.num_cpus), 1),
+        ),
+        order=order,
+        source=(cached if train.targets == "cached" else live) if needed else None,
+        settings=_settings(train, num_steps),
+        seed=train.seed,
+    )
+
+
+def _reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) -> TrainJob:
+    """The same student, start, steps and batch size on the labelled images alone, a new view at every turn."""
+    train = recipe.train
+    order = labelled_order(corpus, recipe.labels, seed=train.seed, num_lanes=train.lanes, window=train.shuffle_window)
+    name = f"{recipe.student.name}-without-teacher"
+    fingerprint = key_of(
+        corpus=corpus.corpus_id,
+        samples=order.num_samples,
+        labels=recipe.labels.model_dump(mode="json"),
+        policy=recipe.views.policy.model_dump(mode="json"),
+        view_seed=recipe.views.seed,
+        student=recipe.student.model_dump(mode="json"),
+        train=train.model_dump(mode="json", exclude={*SPEED_ONLY, "losses", "targets", "epochs"}),
+        num_steps=distilled.settings.num_steps,
+    )
+    return TrainJob(
+        name=name,
+        run_uri=join(recipe.out, "runs", f"{name}-{fingerprint[:12]}"),
+        corpus_uri=corpus.uri,
+        labels=recipe.labels,
+        student=recipe.student,
+        num_classes=distilled.num_classes,
+        losses=WeightedLosses(losses=(CrossEntropyLoss(kind="cross_entropy"),), teachers=(None,)),
+        target_shapes={},
+        stream=StreamSettings(
+            policy=recipe.views.policy,
+            view_seed=recipe.views.seed,
+            num_views=None,
+            input=recipe.student.input,
+            global_batch_size=train.global_batch_size,
+            num_threads=distilled.stream.num_threads,
+        ),
+        order=order,
+        source=None,
+        settings=distilled.settings,
+        seed=train.seed,
+    )
+
+
+def _settings(train: Train, num_steps: int) -> FitSettings:
+    return FitSettings(
+        num_steps=num_steps,
+        optimizer=train.optimizer,
+        schedule=train.schedule,
+        gradient_clip=train.gradient_clip,
+        log_every_steps=train.log_every_steps,
+        evaluate_every_steps=train.evaluate_every_steps,
+        checkpoint_every_steps=train.checkpoint_every_steps,
+    )
+
+
+def _num_classes(train: Train, teachers: Mapping[str, KnownTeacher], recipe: Recipe, corpus: PackedCorpus) -> int:
+    """Those of the logits that the student must match; else the corpus's."""
+    matched = [teachers[recipe.teacher_of(loss)] for loss in train.losses if isinstance(loss, KdLoss)]
+    return int(matched[0].shapes["logits"][-1]) if matched else max(len(corpus.classes), 1)
+
+
+def _finished(jobs: list[TrainJob]) -> list[TrainedStudent]:
+    return [
+        TrainedStudent(
+            job=job,
+            record=json.loads(open_storage(job.run_uri).read(RUN_FILE)),
+            with_teacher=index == 0,
+        )
+        for index, job in enumerate(jobs)
+    ]
+
+
+def _describe(students: list[TrainedStudent]) -> str:
+    first = students[0].record
+    names = " and ".join(each.job.name for each in students)
+    return f"{names}: {first['num_parameters'] / 1e3:,.0f} k parameters, {first['num_steps']:,} steps each"

@@ -1,0 +1,95 @@
+"""Digests: the same in every thread and process and on every CPU path, and a mismatch that says what to do."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import kd_ray
+from kd_ray.config.views import Policy
+from kd_ray.errors import ViewMismatch
+from kd_ray.views import check_digest, draw, view_digest
+from kd_ray.views.color import Pixels
+
+GOLDEN_DIGESTS = [
+    "e905a5b04f20abd88040d8fcd6225f49",
+    "e84d07a8d7050712d9464d5f99b87ded",
+    "638fb6baf44e5ff0fbec18e541a7630c",
+]
+REPOSITORY = Path(kd_ray.__file__).parents[1]
+IN_ANOTHER_PROCESS = """
+import sys
+import numpy as np
+from kd_ray.config.views import Policy
+from kd_ray.views import draw, view_digest
+
+policy = Policy.model_validate_json(sys.argv[1])
+image_HW3 = np.frombuffer(sys.stdin.buffer.read(), dtype=np.uint8).reshape(60, 80, 3)
+for index in range(12):
+    params = draw(policy, seed=0, sample_id=7, view_index=index, image_size_px=(60, 80))
+    print(view_digest(image_HW3, params, policy=policy).hex())
+"""
+NO_VECTOR_UNITS = {
+    "OPENCV_IPP": "disabled",
+    "OPENCV_CPU_DISABLE": "SSSE3,SSE4.1,SSE4.2,AVX,FP16,AVX2,FMA3,AVX512-SKX",
+    "OPENCV_LOG_LEVEL": "OFF",
+}
+
+
+def digests(image_HW3: Pixels, policy: Policy) -> list[str]:
+    drawn = [draw(policy, seed=0, sample_id=7, view_index=index, image_size_px=(60, 80)) for index in range(12)]
+    return [view_digest(image_HW3, params, policy=policy).hex() for params in drawn]
+
+
+def test_the_digests_of_a_fixed_image_are_the_committed_ones(image_HW3: Pixels, strong_policy: Policy) -> None:
+    """They hold under the lock file; under another Pillow or OpenCV, a change here means new view sets."""
+    assert digests(image_HW3, strong_policy)[:3] == GOLDEN_DIGESTS
+
+
+def test_threads_render_the_same(image_HW3: Pixels, strong_policy: Policy) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: digests(image_HW3, strong_policy), range(16)))
+    assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("environment", [{}, NO_VECTOR_UNITS], ids=["as here", "without vector units"])
+def test_another_process_renders_the_same(
+    environment: dict[str, str], image_HW3: Pixels, strong_policy: Policy
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS, strong_policy.model_dump_json()],
+        input=image_HW3.tobytes(),
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environment, "PYTHONPATH": str(REPOSITORY)},
+        check=True,
+    )
+    assert done.stdout.decode().split() == digests(image_HW3, strong_policy)
+
+
+def test_the_size_is_part_of_the_digest(image_HW3: Pixels, strong_policy: Policy) -> None:
+    """A white image has the same bytes at 16x64 and at 64x16."""
+    wide, tall = (strong_policy.model_copy(update={"digest_size_px": size_px}) for size_px in ((16, 64), (64, 16)))
+    white_HW3 = image_HW3 * 0 + 255
+    params = draw(wide, seed=0, sample_id=0, view_index=0, image_size_px=(60, 80))[:1]
+    assert view_digest(white_HW3, params, policy=wide) != view_digest(white_HW3, params, policy=tall)
+
+
+def test_a_replayed_view_passes(image_HW3: Pixels, strong_policy: Policy) -> None:
+    params = draw(strong_policy, seed=0, sample_id=7, view_index=1, image_size_px=(60, 80))
+    expected = view_digest(image_HW3, params, policy=strong_policy)
+    check_digest(image_HW3, params, policy=strong_policy, expected=expected, sample_id=7, view_index=1)
+
+
+def test_a_changed_image_is_named_with_both_digests(image_HW3: Pixels, strong_policy: Policy) -> None:
+    params = draw(strong_policy, seed=0, sample_id=7, view_index=1, image_size_px=(60, 80))
+    expected = view_digest(image_HW3, params, policy=strong_policy)
+    changed_HW3 = 255 - image_HW3
+    with pytest.raises(ViewMismatch) as caught:
+        check_digest(changed_HW3, params, policy=strong_policy, expected=expected, sample_id=0xAB, view_index=3)
+    message = str(caught.value)
+    assert message.startswith("sample 00000000000000ab, view 3: ")
+    assert expected.hex() in message
+    assert view_digest(changed_HW3, params, policy=strong_policy).hex() in message

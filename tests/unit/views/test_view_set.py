@@ -1,0 +1,40 @@
+"""The identity of a view set: what changes it, and what does not."""
+
+from typing import Any
+
+import pytest
+
+from kd_ray.config.views import Policy
+from kd_ray.storage import digest_of_json
+from kd_ray.views import renderer_versions, view_set_identity
+
+GOLDEN_FINGERPRINT = "d5389709e69a7bd3867c71cd26733c3cc5f6d6448917421c34c8ed1f4e5a3171"
+
+
+def fingerprint(policy: Policy, **changes: Any) -> str:
+    return digest_of_json(view_set_identity(policy, **{"seed": 0, "corpus_id": "c0ffee", "split": "train", **changes}))
+
+
+def test_the_fingerprint_of_a_fixed_view_set_never_changes(strong_policy: Policy) -> None:
+    assert fingerprint(strong_policy) == GOLDEN_FINGERPRINT
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"corpus_id": "beef"}, {"split": "extra"}])
+def test_seed_corpus_and_split_decide(strong_policy: Policy, change: dict[str, Any]) -> None:
+    assert fingerprint(strong_policy, **change) != fingerprint(strong_policy)
+
+
+@pytest.mark.parametrize("change", [{"digest_size_px": (16, 16)}, {"operations": ()}])
+def test_the_policy_decides(strong_policy: Policy, change: dict[str, Any]) -> None:
+    other = strong_policy.model_copy(update=change)
+    assert fingerprint(other) != fingerprint(strong_policy)
+
+
+def test_the_name_is_a_label(strong_policy: Policy) -> None:
+    assert fingerprint(strong_policy.model_copy(update={"name": "other"})) == fingerprint(strong_policy)
+
+
+def test_library_versions_are_recorded_and_not_hashed(strong_policy: Policy) -> None:
+    assert renderer_versions().keys() == {"numpy", "opencv", "pillow"}
+    identity = view_set_identity(strong_policy, seed=0, corpus_id="c0ffee", split="train")
+    assert not renderer_versions().keys() & identity.keys()
