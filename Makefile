@@ -26,13 +26,13 @@ check: setup  ## style, types, import direction
 	$(BIN)/lint-imports
 
 test-unit: setup  ## no Ray, under a minute
-	$(PYTEST) -q -m "not ray and not slow"
+	$(PYTEST) -q -n 2 -m "not ray and not slow" tests/unit tests/contract
 
-test: setup  ## everything but the long repetitions
-	$(PYTEST) -q -m "not slow"
+test: test-unit  ## everything but the long repetitions
+	$(PYTEST) -q -m "not slow" tests/engine tests/e2e
 
-test-all: setup  ## with long repetitions and experiments
-	$(PYTEST) -q
+test-all: test-unit  ## with long repetitions and experiments
+	$(PYTEST) -q tests/engine tests/e2e
 
 bench: setup  ## speed; prints tables and writes out/bench/*.json, never fails a test run
 	$(BIN)/python -m tests.benchmarks

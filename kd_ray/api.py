@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from kd_ray.config.load import recipe_from_values
-from kd_ray.run import run_recipe
+from kd_ray.run import make_console, run_recipe
 
 ORIGIN = "kd_ray.distill"
 DEFAULT_SIZE_PX = 224
@@ -40,7 +38,7 @@ def distill(
     values = _values(data, teacher, student, out=str(out), size_px=size_px, views=views, epochs=epochs)
     merged = _merged(values, overrides or {})
     recipe = recipe_from_values(merged, origins={}, default_origin=ORIGIN)
-    report = run_recipe(recipe, console=Console())
+    report = run_recipe(recipe, console=make_console())
     assert report is not None, "all stages were asked for, so there is a report"
     return dict(report.metrics)
 

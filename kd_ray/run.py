@@ -22,6 +22,7 @@ from pipelines.stages.report import Report
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+LOG_WIDTH = 120
 
 
 def run_recipe(
@@ -39,16 +40,21 @@ def run_recipe(
     if is_submitted_job():
         _refuse_relative(recipe)
     chosen = _known_stages(stages)
-    storage = open_storage(recipe.out)
-    if dry_run:
-        show_plan(recipe, console=console)
-        return None
-    _write_resolved(recipe)
+    events = EventLog(None if is_remote(recipe.out) or dry_run else Path(recipe.out) / "events.jsonl")
     with RaySession(recipe.cluster) as session:
-        events = EventLog(None if is_remote(recipe.out) else Path(recipe.out) / "events.jsonl")
-        return distill(
-            Run(recipe=recipe, storage=storage, console=console, session=session, events=events, stages=chosen)
+        run = Run(
+            recipe=recipe,
+            storage=open_storage(recipe.out),
+            console=console,
+            session=session,
+            events=events,
+            stages=chosen,
         )
+        if dry_run:
+            show_plan(run)
+            return None
+        _write_resolved(recipe)
+        return distill(run)
 
 
 def main(
@@ -60,7 +66,7 @@ def main(
     ] = False,
 ) -> None:
     """Run a recipe: each stage finds what is committed and does only the rest."""
-    console = Console()
+    console = make_console()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         loaded = load_recipe(recipe, overrides or [])
@@ -72,6 +78,12 @@ def main(
     except KeyboardInterrupt:
         console.print("interrupted; what was committed is kept, the same command goes on from there", highlight=False)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def make_console() -> Console:
+    """The terminal as wide as it is; a log file, which has no width, at LOG_WIDTH."""
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -63,9 +63,10 @@ class Run:
         """Note that the recipe asks nothing of a stage."""
         self._add(Outcome(stage=stage, status="nothing to do", seconds=0.0, images=0, detail=detail))
 
-    def plan_outcome(self, *, detail: str) -> None:
+    def plan_outcome(self, *, seconds: float, anything_missing: bool, detail: str) -> None:
         """Note what was planned."""
-        self._add(Outcome(stage="plan", status="done", seconds=0.0, images=0, detail=detail))
+        status = "done" if anything_missing else "already committed"
+        self._add(Outcome(stage="plan", status=status, seconds=seconds, images=0, detail=detail))
 
     def work(
         self, stage: str, do: Callable[[Meter], tuple[Result, int, str]], *, key: str, unit: str = "images"

@@ -7,38 +7,55 @@ from rich.console import Console
 from kd_ray.cache.codecs import bytes_per_value
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.resolved import recipe_yaml
+from kd_ray.corpus.pack import find_packed
+from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import open_storage
 from kd_ray.telemetry.units import human_bytes
+from pipelines.context import Run
+from pipelines.stages.finetune import known_teacher, num_classes_of
+from pipelines.stages.plan import make_plan, plan_table
 
 
-def show_plan(recipe: Recipe, *, console: Console) -> None:
-    """Print the recipe with all defaults, then what a view costs and what is known of the corpus."""
+def show_plan(run: Run) -> None:
+    """Print the recipe with all defaults, then what of the cache is missing as far as it can be known."""
+    recipe, console = run.recipe, run.console
     console.print(recipe_yaml(recipe), markup=False, highlight=False, soft_wrap=True)
-    console.print("[bold]plan[/]")
-    num_images = _packed_images(recipe)
-    packed = "not packed yet" if num_images is None else f"{num_images:,} training images"
-    console.print(f"  corpus: {packed}; {recipe.views.count} views each", highlight=False)
-    for line in _teacher_lines(recipe, num_images):
-        console.print(f"  {line}", highlight=False)
+    corpus = _packed(recipe)
+    known = {} if corpus is None else _known_teachers(run, corpus)
+    if corpus is not None and len(known) == len(recipe.all_teachers()):
+        console.print(plan_table(make_plan(recipe, corpus, known), recipe))
+        return
+    _show_estimate(recipe, corpus, known, console=console)
 
 
-def _packed_images(recipe: Recipe) -> int | None:
-    from kd_ray.corpus.packed import open_corpus
-
+def _packed(recipe: Recipe) -> PackedCorpus | None:
+    """The corpus where it has been packed; its source is not contacted before that."""
     if not open_storage(recipe.corpus.packed_uri).exists("corpus.json"):
         return None
-    return open_corpus(recipe.corpus.packed_uri).num_samples("train")
+    return None if find_packed(recipe.corpus) is None else open_corpus(recipe.corpus.packed_uri)
 
 
-def _teacher_lines(recipe: Recipe, num_images: int | None) -> list[str]:
+def _known_teachers(run: Run, corpus: PackedCorpus) -> dict[str, KnownTeacher]:
+    found = {name: known_teacher(run, corpus, name, config) for name, config in run.recipe.all_teachers().items()}
+    return {name: teacher for name, teacher in found.items() if teacher is not None}
+
+
+def _show_estimate(
+    recipe: Recipe, corpus: PackedCorpus | None, known: dict[str, KnownTeacher], *, console: Console
+) -> None:
+    """What a view costs, before it can be said which targets are missing."""
     from kd_ray.models import output_shapes
 
-    lines = []
+    console.print("[bold]plan[/]")
+    num_images = None if corpus is None else corpus.num_samples("train")
+    count = "not packed yet" if num_images is None else f"{num_images:,} training images"
+    console.print(f"  corpus: {count}, {recipe.views.count} views each", highlight=False)
     for name, teacher in recipe.all_teachers().items():
         shapes = output_shapes(
             teacher.model,
             size_px=teacher.input.size_px,
-            num_classes=None,
+            num_classes=None if corpus is None else num_classes_of(teacher, corpus),
             names=teacher.outputs.names(),
             spatial_stage=teacher.outputs.spatial_stage,
         )
@@ -48,9 +65,10 @@ def _teacher_lines(recipe: Recipe, num_images: int | None) -> list[str]:
         told = ", ".join(
             f"{output} {'x'.join(map(str, shapes[output]))} = {size:,} B" for output, size in sizes.items()
         )
-        total = ""
-        if num_images is not None:
-            views = num_images * recipe.views.count
-            total = f"; {views:,} forwards, {human_bytes(views * sum(sizes.values()))} in all"
-        lines.append(f"{name} ({teacher.model.title}): a view is {told}{total}")
-    return lines
+        total = "" if num_images is None else _total(num_images * recipe.views.count, sum(sizes.values()))
+        state = "" if name in known else "; its weights are not known yet, so all of it counts as missing"
+        console.print(f"  {name} ({teacher.model.title}): a view is {told}{total}{state}", highlight=False)
+
+
+def _total(num_views: int, bytes_per_view: int) -> str:
+    return f"; {num_views:,} forwards, {human_bytes(num_views * bytes_per_view)} in all"

@@ -11,25 +11,28 @@ from kd_ray.errors import ExtractionError
 FLOAT16_MAX = 65504.0
 
 
-def encode(values: NDArray[np.float32], codec: Codec, *, what: str) -> NDArray[Any]:
-    """`values` in the type of `codec`.
+def encode(values_VND: NDArray[np.float32], codec: Codec, *, what: str) -> NDArray[Any]:
+    """Values [view, sample, …] in the type of `codec`.
 
     Raises:
         ExtractionError: a value is not finite, or does not fit; `what` says whose.
     """
-    if not np.isfinite(values).all():
-        rows = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))[:5].tolist()
+    finite = np.isfinite(values_VND)
+    if not finite.all():
+        bad_VN = ~finite.all(axis=tuple(range(2, values_VND.ndim)))
+        places = ", ".join(f"{view}/{row}" for view, row in np.argwhere(bad_VN)[:5])
         raise ExtractionError(
-            f"{what}: outputs of rows {rows} are not finite. Check the teacher's weights and precision."
+            f"{what}: {bad_VN.sum()} of {bad_VN.size} outputs are not finite; the first, as view/row of the unit "
+            f"counted from 0: {places}. Check the teacher's weights and precision."
         )
     if codec == "float16":
-        largest = float(np.abs(values).max(initial=0.0))
+        largest = float(np.abs(values_VND).max(initial=0.0))
         if largest > FLOAT16_MAX:
             raise ExtractionError(
                 f"{what}: {largest:.3g} does not fit float16 (65504). Set the output's codec: float32."
             )
-        return values.astype("<f2")
-    return values.astype("<f4")
+        return values_VND.astype("<f2")
+    return values_VND.astype("<f4")
 
 
 def bytes_per_value(codec: Codec) -> int:

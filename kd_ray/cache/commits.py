@@ -38,40 +38,37 @@ class Commit:
         return sum(size for size, _ in self.objects.values())
 
     def to_json(self) -> bytes:
-        """Canonical JSON, as stored."""
-        return canonical_json(
-            {
-                "format": FORMAT_VERSION,
-                "unit": self.unit.id,
-                "generation": self.generation,
-                "attempt": self.attempt,
-                "rows": self.num_rows,
-                "members": self.members_digest,
-                "objects": {name: {"bytes": size, "crc32c": crc} for name, (size, crc) in self.objects.items()},
-                "arrays": {
-                    name: {
-                        "object": layout.object_name,
-                        "dtype": layout.dtype,
-                        "shape": layout.shape,
-                        "ranges": layout.ranges,
-                    }
-                    for name, layout in self.arrays.items()
-                },
-                "statistics": self.statistics,
-            }
-        )
+        """Canonical JSON, as stored; `crc32c` is that of the same record without it."""
+        record = {
+            "format": FORMAT_VERSION,
+            "unit": self.unit.id,
+            "generation": self.generation,
+            "attempt": self.attempt,
+            "rows": self.num_rows,
+            "members": self.members_digest,
+            "objects": {name: {"bytes": size, "crc32c": crc} for name, (size, crc) in self.objects.items()},
+            "arrays": {
+                name: {
+                    "object": layout.object_name,
+                    "dtype": layout.dtype,
+                    "shape": layout.shape,
+                    "ranges": layout.ranges,
+                }
+                for name, layout in self.arrays.items()
+            },
+            "statistics": self.statistics,
+        }
+        return canonical_json({**record, "crc32c": google_crc32c.value(canonical_json(record))})
 
     @staticmethod
     def from_json(data: bytes, *, location: str) -> "Commit":
         """The inverse of `to_json`.
 
         Raises:
-            CacheCorrupt: it is not a commit record of a format this version reads.
+            CacheCorrupt: it is not a commit record of a format this version reads, or it has changed since.
         """
         try:
-            value = json.loads(data)
-            if value["format"] != FORMAT_VERSION:
-                raise ValueError(f"format {value['format']}, this version reads {FORMAT_VERSION}")  # noqa: TRY301
+            value = _checked_record(data)
             arrays = {
                 name: ArrayLayout(
                     object_name=each["object"],
@@ -91,10 +88,21 @@ class Commit:
                 arrays=arrays,
                 statistics=value["statistics"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CacheCorrupt(
                 f"{location}: is not a readable commit record: {error}. Remove it and extract again."
             ) from error
+
+
+def _checked_record(data: bytes) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(data)
+    if record["format"] != FORMAT_VERSION:
+        raise ValueError(f"format {record['format']}, this version reads {FORMAT_VERSION}")
+    stored = record.pop("crc32c")
+    actual = google_crc32c.value(canonical_json(record))
+    if stored != actual:
+        raise ValueError(f"crc32c is {actual}, stored {stored}")
+    return record
 
 
 PinnedUnits = Mapping[tuple[Span, int], Commit]
@@ -117,13 +125,11 @@ class Collection:
 
     def commits(self) -> dict[Unit, Commit]:
         """The newest commit of every unit that exists."""
-        newest: dict[Unit, tuple[int, str]] = {}
-        prefix = f"{self.folder}/commits"
-        for name in self.storage.list(prefix):
+        newest: dict[Unit, int] = {}
+        for name in self.storage.list(f"{self.folder}/commits"):
             unit, generation = self._parse(name)
-            if generation >= newest.get(unit, (-1, ""))[0]:
-                newest[unit] = (generation, name)
-        return {unit: self._read(name) for unit, (_, name) in sorted(newest.items())}
+            newest[unit] = max(generation, newest.get(unit, 0))
+        return {unit: self._read(unit, generation) for unit, generation in sorted(newest.items())}
 
     def pin(self, wanted: Sequence[Unit]) -> PinnedUnits:
         """The commits of the `wanted` units by (span, view).
@@ -174,6 +180,10 @@ class Collection:
         )
         if self.storage.create(self._commit_name(unit, 0), commit.to_json()):
             return True
+        # A client that never got the answer to its first try is told, when it tries again, that the object is there:
+        # the commit that stands may be this very attempt's.
+        if self._read(unit, 0).attempt == attempt:
+            return True
         self.storage.remove(folder)
         return False
 
@@ -192,5 +202,12 @@ class Collection:
                 f"{self.location(name)}: is not the name of a commit record. Remove the file."
             ) from error
 
-    def _read(self, name: str) -> Commit:
-        return Commit.from_json(self.storage.read(name), location=self.location(name))
+    def _read(self, unit: Unit, generation: int) -> Commit:
+        name = self._commit_name(unit, generation)
+        commit = Commit.from_json(self.storage.read(name), location=self.location(name))
+        if (commit.unit, commit.generation) != (unit, generation):
+            raise CacheCorrupt(
+                f"{self.location(name)}: holds the record of {commit.unit.id}.{commit.generation}. "
+                "Remove it and extract again."
+            )
+        return commit

@@ -1,7 +1,7 @@
 """Which units a view set consists of, and which of them are missing. Pure: numbers in, units out."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kd_ray.cache.units import Span, Unit
@@ -10,6 +10,7 @@ from kd_ray.cache.units import Span, Unit
 # conditional create is checked only at its end.
 TARGET_RANGE_BYTES = 16_000_000
 MAX_OBJECT_BYTES = 96_000_000
+MAX_CHOSEN_VIEWS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +35,8 @@ def choose_grid(
     """
     group_bytes = max(widest_bytes_per_view, 1) * row_group_size
     groups = unit_row_groups or min(max(TARGET_RANGE_BYTES // group_bytes, 1), shard_row_groups)
-    views = unit_views or max(MAX_OBJECT_BYTES // (group_bytes * groups), 1)
-    return Grid(unit_row_groups=groups, unit_views=min(views, 64))
+    views = unit_views or min(max(MAX_OBJECT_BYTES // (group_bytes * groups), 1), MAX_CHOSEN_VIEWS)
+    return Grid(unit_row_groups=groups, unit_views=views)
 
 
 def spans_of(shards: Mapping[str, int], *, unit_row_groups: int) -> list[Span]:
@@ -55,18 +56,32 @@ def wanted_units(spans: Sequence[Span], *, num_views: int, grid: Grid, existing:
     blocks: dict[Span, list[tuple[int, int]]] = defaultdict(list)
     for unit in existing:
         blocks[unit.span].append((unit.view_start, unit.view_stop))
-    units = []
-    for span in spans:
-        covered = 0
-        for start, stop in sorted(blocks[span]):
-            if start == covered and covered < num_views:
-                units.append(Unit(span=span, view_start=start, view_stop=stop))
-                covered = stop
-        while covered < num_views:
-            stop = min((covered // grid.unit_views + 1) * grid.unit_views, num_views)
-            units.append(Unit(span=span, view_start=covered, view_stop=stop))
+    return [
+        Unit(span=span, view_start=start, view_stop=stop)
+        for span in spans
+        for start, stop in _blocks(num_views, unit_views=grid.unit_views, existing=blocks[span])
+    ]
+
+
+def _blocks(num_views: int, *, unit_views: int, existing: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Blocks that cover [0, num_views): the existing ones, and new ones in the gaps, cut where the grid says.
+
+    Of existing blocks that overlap (two runs that grew a view set at once) the first and longest is taken.
+    """
+    covered = 0
+    for start, stop in sorted(existing, key=lambda block: (block[0], -block[1])):
+        if covered <= start < num_views:
+            yield from _new_blocks(covered, start, unit_views=unit_views)
+            yield start, stop
             covered = stop
-    return units
+    yield from _new_blocks(covered, num_views, unit_views=unit_views)
+
+
+def _new_blocks(start: int, stop: int, *, unit_views: int) -> Iterator[tuple[int, int]]:
+    while start < stop:
+        end = min((start // unit_views + 1) * unit_views, stop)
+        yield start, end
+        start = end
 
 
 def missing_units(wanted: Sequence[Unit], committed: Iterable[Unit]) -> list[Unit]:

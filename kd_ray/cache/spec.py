@@ -12,6 +12,7 @@ from kd_ray.storage.base import canonical_json
 
 FORMAT_VERSION = 1
 FINGERPRINT_DIGITS = 12
+ABSENT = "(absent)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +86,13 @@ def read_identity(storage: Storage, name: str) -> dict[str, Any]:
 
 def explain_absence(storage: Storage, spec: Spec, *, file_name: str) -> str:
     """Why there is no `spec` here: the nearest relative of the same name and the first field in which it differs."""
-    relatives = [folder for folder in storage.folders("") if folder.rsplit("-", 1)[0] == spec.name]
+    folders = [folder for folder in storage.folders("") if folder.rsplit("-", 1)[0] == spec.name]
+    # a folder without its identity file is what a crash in the first moment of a run leaves
+    relatives = [name for name in (f"{folder}/{file_name}" for folder in folders) if storage.exists(name)]
     if not relatives:
         return f"{storage.uri}: holds nothing named {spec.name}"
     wanted = json.loads(canonical_json(spec.identity))
-    candidates = [read_identity(storage, f"{folder}/{file_name}") for folder in relatives]
+    candidates = [read_identity(storage, name) for name in relatives]
     nearest = min(candidates, key=lambda each: sum(1 for _ in differences(each["identity"], wanted)))
     path, old, new = first_difference(nearest["identity"], wanted)
     return (
@@ -107,9 +110,9 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, 
     """Every field in which two JSON values differ, depth first, keys in order."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            yield from differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{path}.{key}" if path else str(key))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (left, right) in enumerate(zip(old, new, strict=True)):
             yield from differences(left, right, f"{path}.{index}")
-    elif old != new:
+    elif canonical_json(old) != canonical_json(new):  # 1 and 1.0 are equal, their fingerprints are not
         yield path, old, new

@@ -57,6 +57,7 @@ class Output:
         Raises:
             ExtractionError: values that may not be stored.
         """
+        assert values_VND.shape == (unit.num_views, len(sample_ids), *self.shape), (values_VND.shape, unit, self.shape)
         what = f"{self.target_set.name} {self.spec.name} of unit {unit.id}"
         encoded = encode(values_VND, self.codec, what=what)
         ids_1N = sample_ids.astype("<u8")[None]
@@ -83,6 +84,7 @@ class Output:
         Raises:
             CacheCorrupt: the bytes are not those that were committed, or the unit was made from other samples.
         """
+        assert commit.unit.view_start <= view_index < commit.unit.view_stop, (commit.unit, view_index)
         digest = members_digest(sample_ids)
         if commit.members_digest != digest:
             raise CacheCorrupt(

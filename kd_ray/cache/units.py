@@ -39,7 +39,9 @@ class Unit:
     def from_id(text: str) -> "Unit":
         """The unit of that name; ValueError where it is not one."""
         match = _ID.match(text)
-        if match is None:
-            raise ValueError(f"{text!r} is not the name of a unit")
-        span = Span(shard=match["shard"], group_start=int(match["g0"]), group_stop=int(match["g1"]))
-        return Unit(span=span, view_start=int(match["v0"]), view_stop=int(match["v1"]))
+        if match is not None:
+            span = Span(shard=match["shard"], group_start=int(match["g0"]), group_stop=int(match["g1"]))
+            unit = Unit(span=span, view_start=int(match["v0"]), view_stop=int(match["v1"]))
+            if unit.id == text:
+                return unit
+        raise ValueError(f"{text!r} is not the name of a unit")

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
+
 from kd_ray.cache.commits import Collection, Commit
 from kd_ray.cache.plan import Grid
 from kd_ray.cache.spec import Spec, read_spec, write_or_check
@@ -51,6 +53,12 @@ class ViewStore:
             data = self.collection.storage.read(name)
         except FileNotFoundError as error:
             raise CacheCorrupt(f"{location}: is missing, though its unit is committed. Remove the commit.") from error
+        size, crc = commit.objects[VIEWS_OBJECT]
+        if (len(data), google_crc32c.value(data)) != (size, crc):
+            raise CacheCorrupt(
+                f"{location}: does not match its commit record ({len(data)} bytes, {size} committed). "
+                "Remove the unit's commit and run extract again."
+            )
         return [row.digest for row in decode_views(data) if row.view_index == view_index]
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from kd_ray.config.interpolation import UNKNOWN, fill_in
 from kd_ray.config.problems import Problem, describe, problems_of
 from kd_ray.config.recipe import Recipe
 from kd_ray.errors import RecipeError
@@ -23,17 +22,26 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: everything that is wrong with it: file and line, dotted path, what was got, what is allowed.
     """
-    layers, origins = _read_with_bases(path, seen=())
-    problems: list[Problem] = []
+    layers, origins, problems = _read_with_bases(path, seen=())
+    merged: Any = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
     for override in overrides:
-        layer, problem = _parse_override(override)
+        keys, value, problem = _parse_override(override, merged)
         if problem is not None:
             problems.append(problem)
             continue
-        layers.append(layer)
-        origins.update(dict.fromkeys(_dotted_paths(layer), COMMAND_LINE))
-    values = _resolve(path, layers)
-    return recipe_from_values(values, origins=origins, default_origin=str(path), problems=problems)
+        layer = _nested(keys, value)
+        merged = _merge(merged, layer)
+        dotted = ".".join(keys)
+        if not isinstance(value, dict):  # replaced whole, and all that was written inside it
+            origins = {key: origin for key, origin in origins.items() if not key.startswith(f"{dotted}.")}
+        for key in _dotted_paths(layer):
+            # a section of which one value was overridden stays where it was written
+            if key not in origins or key == dotted or key.startswith(f"{dotted}."):
+                origins[key] = COMMAND_LINE
+    values, unresolved = fill_in(merged, origins=origins, default_origin=str(path))
+    return recipe_from_values(values, origins=origins, default_origin=str(path), problems=[*problems, *unresolved])
 
 
 def recipe_from_values(
@@ -52,21 +60,22 @@ def recipe_from_values(
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        found += problems_of(error, Recipe, origins=origins, default_origin=default_origin)
+        invalid = problems_of(error, Recipe, origins=origins, default_origin=default_origin)
+        found += [each for each in invalid if UNKNOWN not in str(each)]  # echoes of a mistake already listed
     if found:
         raise RecipeError(describe(found))
     return recipe
 
 
-def _read_with_bases(path: Path, *, seen: tuple[Path, ...]) -> tuple[list[Any], dict[str, str]]:
-    """The layers of a recipe, the furthest base first, and where each dotted path was last written."""
+def _read_with_bases(path: Path, *, seen: tuple[Path, ...]) -> tuple[list[Any], dict[str, str], list[Problem]]:
+    """The layers of a recipe, the furthest base first, where each path was last written, and keys given twice."""
     if path.resolve() in seen:
         chain = " -> ".join(str(each) for each in (*seen, path))
         raise RecipeError(f"{path}: extends itself ({chain}). Remove one `extends`.")
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         own = yaml.safe_load(text)
-        lines = _line_numbers(text)
+        lines, repeated = _line_numbers(text)
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe.{_similar_files(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -75,41 +84,61 @@ def _read_with_bases(path: Path, *, seen: tuple[Path, ...]) -> tuple[list[Any], 
         raise RecipeError(f"{path}: is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(own, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, got {type(own).__name__}.")
-    bases = own.pop("extends", [])
     layers: list[Any] = []
     origins: dict[str, str] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        base_layers, base_origins = _read_with_bases(path.parent / base, seen=(*seen, path.resolve()))
+    problems = [
+        Problem(f"{path}:{second}", dotted, "is given twice", f"line {first} has it already; keep one")
+        for dotted, first, second in repeated
+    ]
+    for base in _bases(path, own.pop("extends", None)):
+        base_layers, base_origins, base_problems = _read_with_bases(path.parent / base, seen=(*seen, path.resolve()))
         layers += base_layers
         origins |= base_origins
+        problems += base_problems
     origins |= {dotted: f"{path}:{line}" for dotted, line in lines.items()}
-    return [*layers, own], origins
+    return [*layers, own], origins, problems
 
 
-def _parse_override(override: str) -> tuple[Any, Problem | None]:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        return {}, Problem(COMMAND_LINE, override, "got no value", "key=value, e.g. train.epochs=10")
+def _bases(path: Path, extends: Any) -> list[str]:
+    match extends:
+        case None:
+            return []
+        case str():
+            return [extends]
+        case list() if all(isinstance(base, str) for base in extends):
+            return extends
+        case _:
+            raise RecipeError(f"{path}: extends: got {extends!r}; give the path of a recipe or a list of them.")
+
+
+def _parse_override(override: str, merged: Any) -> tuple[list[str], Any, Problem | None]:
+    """The keys and the value of `a.b=value`; a `Problem` where it is not that, or points past the end of a list."""
+    key, separator, text = override.partition("=")
+    keys = key.strip().split(".")
+    if not separator or not all(keys):
+        got = "got no key" if separator else "got no value"
+        return [], None, Problem(COMMAND_LINE, override, got, "write key=value, e.g. train.epochs=10")
+    for part in keys:
+        if isinstance(merged, list) and part.isdigit() and int(part) > len(merged):
+            allowed = f"the list has {len(merged)} entries, counted from 0; the next one to add is {len(merged)}"
+            return [], None, Problem(COMMAND_LINE, key, f"got index {part}", allowed)
+        merged = _inside(merged, part)
     try:
-        parsed = yaml.safe_load(value) if value else ""
+        return keys, yaml.safe_load(text) if text else "", None
     except yaml.YAMLError:
-        parsed = value
-    layer: Any = parsed
-    for part in reversed(key.split(".")):
-        layer = {part: layer}
-    return layer, None
+        return keys, text, None
 
 
-def _resolve(path: Path, layers: list[Any]) -> dict[str, Any]:
-    try:
-        merged: Any = {}
-        for layer in layers:
-            merged = _merge(merged, layer)
-        values = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
-    except OmegaConfBaseException as error:
-        raise RecipeError(f"{path}: {' '.join(str(error).split())}.") from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+def _inside(value: Any, key: str) -> Any:
+    if isinstance(value, list):
+        return value[int(key)] if key.isdigit() and int(key) < len(value) else None
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _nested(keys: Sequence[str], value: Any) -> Any:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
 
 
 def _merge(base: Any, layer: Any) -> Any:
@@ -143,14 +172,19 @@ def _dotted_paths(value: Any, prefix: str = "") -> list[str]:
     return paths
 
 
-def _line_numbers(text: str) -> dict[str, int]:
-    """The line on which each dotted path of a YAML text begins, counted from 1."""
+def _line_numbers(text: str) -> tuple[dict[str, int], list[tuple[str, int, int]]]:
+    """The line on which each dotted path of a YAML text begins, counted from 1, and the paths given on two lines."""
     found: dict[str, int] = {}
+    repeated: list[tuple[str, int, int]] = []
 
     def walk(node: yaml.Node | None, prefix: str) -> None:
         if isinstance(node, yaml.MappingNode):
+            own: set[str] = set()
             for key, value in node.value:
                 dotted = f"{prefix}.{key.value}" if prefix else str(key.value)
+                if key.value in own:  # YAML would let the last one win
+                    repeated.append((dotted, found[dotted], key.start_mark.line + 1))
+                own.add(key.value)
                 found[dotted] = key.start_mark.line + 1
                 walk(value, dotted)
         elif isinstance(node, yaml.SequenceNode):
@@ -159,7 +193,7 @@ def _line_numbers(text: str) -> dict[str, int]:
                 walk(value, f"{prefix}.{index}")
 
     walk(yaml.compose(text, Loader=yaml.SafeLoader), "")
-    return found
+    return found, repeated
 
 
 def _similar_files(path: Path) -> str:

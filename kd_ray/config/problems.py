@@ -8,6 +8,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from kd_ray.config.base import Misfits
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -31,15 +33,22 @@ def describe(problems: Sequence[Problem]) -> str:
 
 
 def problems_of(
-    error: ValidationError, model: type[BaseModel], *, origins: Mapping[str, str], default_origin: str
+    invalid: ValidationError, model: type[BaseModel], *, origins: Mapping[str, str], default_origin: str
 ) -> list[Problem]:
     """One `Problem` per pydantic error, in the order of the recipe's own fields."""
     found = []
-    for each in error.errors(include_url=False, include_context=True):
+    for each in invalid.errors(include_url=False, include_context=True):
         if each["type"] == "too_short" and each["input"]:
             continue  # pydantic's echo of mistakes inside the list, which are reported themselves
         path = _written_path(model, each["loc"])
-        origin = _origin(path, origins) or default_origin
+        error = each.get("ctx", {}).get("error")
+        if isinstance(error, Misfits):
+            for inside, reason in error.found:
+                written = (*path, *inside.split("."))
+                origin = origin_of(written, origins) or default_origin
+                found.append(Problem(origin, ".".join(written), "does not fit together", reason))
+            continue
+        origin = origin_of(path, origins) or default_origin
         found.append(_problem(dict(each), path=path, origin=origin, model=model))
     return found
 
@@ -70,7 +79,7 @@ def _problem(error: dict[str, Any], *, path: tuple[str, ...], origin: str, model
             return Problem(origin, dotted, f"got {_short(got)}", message)
 
 
-def _origin(path: tuple[str, ...], origins: Mapping[str, str]) -> str:
+def origin_of(path: Sequence[str], origins: Mapping[str, str]) -> str:
     """Where the path, or else the innermost section around it, was written."""
     for length in range(len(path), 0, -1):
         origin = origins.get(".".join(path[:length]))

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Misfits, Section
 from kd_ray.config.corpus import AllLabels, Cluster, Corpus, Labels, NoLabels, PathSplit
 from kd_ray.config.models import Name, Resources, Student, Teacher
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
@@ -52,9 +52,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
-        problems = [*self._teacher_problems(), *self._loss_problems()]
+        problems = [*self._teacher_problems(), *self._loss_problems(), *self._data_problems()]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise Misfits(problems)
         return self
 
     def all_teachers(self) -> dict[str, Teacher]:
@@ -65,34 +65,48 @@ class Recipe(Section):
         """The name of the teacher that a loss follows: the one it names, or the only one."""
         return loss.teacher if loss.teacher is not None else next(iter(self.all_teachers()))
 
-    def _teacher_problems(self) -> list[str]:
+    def _teacher_problems(self) -> list[tuple[str, str]]:
         if (self.teacher is None) == (not self.teachers):
-            return ["give either teacher (one) or teachers (several, by name)"]
-        trained = [name for name, teacher in self.all_teachers().items() if teacher.finetune is not None]
-        if trained and isinstance(self.labels, NoLabels):
-            return [f"{name}: finetune needs labels, but labels.kind is none" for name in trained]
-        return []
+            return [("teacher", "give either teacher (one) or teachers (several, by name)")]
+        return [
+            (f"{path}.finetune", "finetune needs labels, but labels.kind is none")
+            for path, teacher in self._teachers_by_path().items()
+            if teacher.finetune is not None and isinstance(self.labels, NoLabels)
+        ]
 
-    def _loss_problems(self) -> list[str]:
-        problems = []
+    def _teachers_by_path(self) -> dict[str, Teacher]:
+        if self.teacher is not None:
+            return {"teacher": self.teacher}
+        return {f"teachers.{name}": teacher for name, teacher in self.teachers.items()}
+
+    def _loss_problems(self) -> list[tuple[str, str]]:
+        found = []
         teachers = self.all_teachers()
         for i, loss in enumerate(self.train.losses):
             where = f"train.losses.{i}"
             if isinstance(loss, CrossEntropyLoss):
                 if isinstance(self.labels, NoLabels):
-                    problems.append(f"{where}: cross_entropy needs labels, but labels.kind is none")
+                    found.append((where, "cross_entropy needs labels, but labels.kind is none"))
+                continue
+            if not teachers:
                 continue
             if loss.teacher is None and len(teachers) > 1:
-                problems.append(f"{where}.teacher: name one of {', '.join(teachers)}")
+                found.append((f"{where}.teacher", f"name one of {', '.join(teachers)}"))
                 continue
             if loss.teacher is not None and loss.teacher not in teachers:
-                problems.append(f"{where}.teacher: {loss.teacher!r} is not one of {', '.join(teachers)}")
+                found.append((f"{where}.teacher", f"{loss.teacher!r} is not one of {', '.join(teachers)}"))
                 continue
+            name = self.teacher_of(loss)
             output = "logits" if isinstance(loss, KdLoss) else loss.output
-            if teachers and output not in teachers[self.teacher_of(loss)].outputs.names():
-                problems.append(f"{where}: needs {output}, which teacher {self.teacher_of(loss)!r} does not store")
+            if output not in teachers[name].outputs.names():
+                stored = ", ".join(teachers[name].outputs.names())
+                found.append((where, f"needs {output}, which teacher {name!r} does not store; it stores {stored}"))
+        return found
+
+    def _data_problems(self) -> list[tuple[str, str]]:
+        found = []
         if self.train.reference and isinstance(self.labels, NoLabels):
-            problems.append("train.reference: training without the teacher needs labels, but labels.kind is none")
+            found.append(("train.reference", "training without the teacher needs labels, but labels.kind is none"))
         if isinstance(self.corpus.split, PathSplit) and self.corpus.split.train is None:
-            problems.append("corpus.split.train: a run that trains needs a training split")
-        return problems
+            found.append(("corpus.split.train", "a run that trains needs a training split"))
+        return found

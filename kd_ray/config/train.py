@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Misfits, Section
 from kd_ray.config.corpus import PositiveInt
 from kd_ray.config.models import Optimizer, Resources, Schedule
 
@@ -12,7 +12,7 @@ Weight = Annotated[float, Field(gt=0)]
 
 
 class CrossEntropyLoss(Section):
-    """Cross-entropy with the label, over the labelled samples of a batch."""
+    """Cross-entropy with the label, averaged over the batch; a sample without a label counts 0."""
 
     kind: Literal["cross_entropy"]
     weight: Weight = 1.0
@@ -72,8 +72,12 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _divisible(self) -> "Train":
+        found = []
         if self.global_batch_size % self.lanes:
-            raise ValueError(f"global_batch_size ({self.global_batch_size}) must be a multiple of lanes ({self.lanes})")
+            reason = f"global_batch_size ({self.global_batch_size}) must be a multiple of lanes ({self.lanes})"
+            found.append(("global_batch_size", reason))
         if self.lanes % self.num_workers:
-            raise ValueError(f"lanes ({self.lanes}) must be a multiple of num_workers ({self.num_workers})")
+            found.append(("lanes", f"lanes ({self.lanes}) must be a multiple of num_workers ({self.num_workers})"))
+        if found:
+            raise Misfits(found)
         return self

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from kd_ray.config.models import Resources
+from kd_ray.corpus.packed import open_corpus
 from kd_ray.engine.board import Standing
 from kd_ray.engine.tasks import Worker, run_task
 from kd_ray.evaluate.evaluation import CachedLogits, EvaluationJob, evaluate_student, score
@@ -30,8 +31,9 @@ def _evaluate(
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
     cached = {name: each.read(corpus_uri) for name, each in teachers.items()}
     teacher_scores = {name: score(each) for name, each in cached.items() if each.logits_NK.shape[1] == num_classes}
+    num_images = open_corpus(corpus_uri).num_samples("test")
     scores = {}
     for done, (name, job) in enumerate(jobs.items()):
-        worker.write_standing(Standing(done, len(jobs), name))
+        worker.write_standing(Standing(done * num_images, len(jobs) * num_images, name))
         scores[name] = evaluate_student(job, device=worker.device)
     return teacher_scores, scores

@@ -1,6 +1,5 @@
 """The extract stage on Ray Data: a row is a unit's name, a block is a unit, a worker keeps one teacher loaded."""
 
-import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -9,11 +8,10 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
-import torch
 
 from kd_ray.cache.units import Unit
 from kd_ray.engine.failures import own_error
-from kd_ray.engine.session import hush, worker_device
+from kd_ray.engine.session import hush, limit_threads, worker_device
 from kd_ray.extraction.job import ExtractJob, build_extractor
 from kd_ray.extraction.unit import UnitReport
 
@@ -27,8 +25,7 @@ class ExtractWorker:
 
     def __init__(self, job: ExtractJob) -> None:
         resources = job.teacher.resources
-        num_threads = max(int(resources.num_cpus), 1)
-        _limit_threads(num_threads)
+        num_threads = limit_threads(resources.num_cpus)
         self._extract = build_extractor(
             job,
             device=worker_device(resources.num_gpus),
@@ -92,8 +89,3 @@ def _accelerator_here() -> str | None:
     # Ray annotates the values as lists; they are plain strings.
     labels: dict[str, Any] = dict(ray.get_runtime_context().get_node_labels())
     return labels.get(ACCELERATOR_LABEL)
-
-
-def _limit_threads(num_threads: int) -> None:
-    torch.set_num_threads(num_threads)
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)

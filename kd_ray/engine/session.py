@@ -2,6 +2,10 @@
 
 import logging
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -22,6 +26,7 @@ QUIET_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
 }
 QUIET_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
+LOG_LEVEL_LINE = b"Set ray log level from environment variable"  # printed because it is set, at any level
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
@@ -61,7 +66,8 @@ class RaySession:
         import ray
 
         try:
-            ray.init(**self._arguments())
+            with _stderr_without(LOG_LEVEL_LINE):
+                ray.init(**self._arguments())
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = self.cluster.address or "this machine"
             raise ClusterError(f"cluster.address: cannot use a Ray cluster at {where}: {error}.") from error
@@ -84,10 +90,40 @@ class RaySession:
         }
 
 
+@contextmanager
+def _stderr_without(unwanted: bytes) -> Iterator[None]:
+    """Hold back what C++ code writes to stderr during a block, then pass on every line but the unwanted."""
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            held.seek(0)
+            for line in held:
+                if unwanted not in line:
+                    os.write(original, line)
+            os.close(original)
+
+
 def hush() -> None:
     """Silence Ray's Python loggers; Ray Data undoes this when it is first used, so it is said again there."""
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def limit_threads(num_cpus: float) -> int:
+    """Keep a worker's libraries to its CPUs; the number of threads it may use for its own work."""
+    import cv2
+    import torch
+
+    num_threads = max(int(num_cpus), 1)
+    torch.set_num_threads(num_threads)
+    cv2.setNumThreads(1)  # views are rendered in threads of our own; OpenCV's would fight them for the same cores
+    return num_threads
 
 
 def worker_device(num_gpus: float) -> str:

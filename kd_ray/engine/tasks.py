@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
-import torch
 
 from kd_ray.config.models import Resources
 from kd_ray.engine.board import Standing, watched_board
 from kd_ray.engine.failures import own_error
-from kd_ray.engine.session import worker_device
+from kd_ray.engine.session import limit_threads, worker_device
 
 Result = TypeVar("Result")
 WriteStanding = Callable[[Standing], None]
@@ -45,5 +44,5 @@ def run_task(
 
 
 def _call(job: Callable[[Worker], Result], resources: Resources, board: Any) -> Result:
-    torch.set_num_threads(max(int(resources.num_cpus), 1))
+    limit_threads(resources.num_cpus)
     return job(Worker(worker_device(resources.num_gpus), board.write.remote))

@@ -20,7 +20,7 @@ from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.engine.board import Standing, watched_board
 from kd_ray.engine.failures import own_error
-from kd_ray.engine.session import hush, worker_device
+from kd_ray.engine.session import hush, limit_threads, worker_device
 from kd_ray.evaluate.predict import evaluating, predict
 from kd_ray.students.student import StudentModel
 from kd_ray.training.fit import Metrics, State
@@ -86,7 +86,7 @@ def train_group(
 def _train_on_worker(config: dict[str, Any]) -> None:
     """Runs in each worker process."""
     group: TrainGroup = config["group"]
-    torch.set_num_threads(max(int(group.resources.num_cpus), 1))
+    limit_threads(group.resources.num_cpus)
     total = sum(job.settings.num_steps * job.stream.global_batch_size for job in group.jobs)
     done = 0
     for job in group.jobs:
@@ -156,6 +156,8 @@ class _WorkerHooks:
 
     def evaluate(self, step: int) -> Metrics:
         """Top-1 on the held-out split, each worker looking at its share of the row groups."""
+        if not self._job.losses.train_logits:
+            return {}
         with evaluating(self._student) as student:
             found = predict(
                 lambda inputs: student(inputs)["logits"],

@@ -12,27 +12,25 @@ WIDTH_INCHES, HEIGHT_INCHES = 9.0, 3.2
 def curves_svg(histories: Mapping[str, HISTORY], *, levels: Mapping[str, float]) -> str:
     """Two panels: the loss of each run (log scale), and its top-1 on held-out images with `levels` as dashed lines."""
     import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # not pyplot, which would take over the backend of a caller's notebook
 
     with mpl.rc_context({"svg.hashsalt": "kd_ray", "font.size": 9}):
-        figure, (loss_axes, accuracy_axes) = plt.subplots(
-            1, 2, figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained"
-        )
+        figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
+        loss_axes, accuracy_axes = figure.subplots(1, 2)
         for name, history in histories.items():
             _plot(loss_axes, name, history, "loss")
             _plot(accuracy_axes, name, history, "test_top1", scale=100.0)
         for index, (name, level) in enumerate(levels.items()):
             accuracy_axes.axhline(100 * level, linestyle="--", color=f"C{len(histories) + index}", label=name)
-        loss_axes.set(xlabel="step", ylabel="training loss", yscale="log")
+        # matplotlib warns of a log scale without a value above zero
+        positive = any(each.get("loss", 0.0) > 0 for history in histories.values() for each in history)
+        loss_axes.set(xlabel="step", ylabel="training loss", yscale="log" if positive else "linear")
         accuracy_axes.set(xlabel="step", ylabel="top-1 on held-out images, %")
         for axes in (loss_axes, accuracy_axes):
             axes.grid(alpha=0.3)
         accuracy_axes.legend(loc="lower right", fontsize=8)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-        plt.close(figure)
     return re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
 
 

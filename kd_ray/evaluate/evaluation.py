@@ -15,7 +15,7 @@ from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import open_corpus
 from kd_ray.errors import CacheCorrupt
 from kd_ray.evaluate.predict import Predictions, evaluating, predict
-from kd_ray.evaluate.scores import agreement, calibration_error, top1
+from kd_ray.evaluate.scores import NO_LABEL, agreement, calibration_error, top1
 from kd_ray.models import build_model, load_weights
 
 
@@ -58,11 +58,17 @@ class EvaluationJob:
     corpus_uri: str
     policy: Policy
     batch_size: int
+    classifier_is_trained: bool
     teachers: Mapping[str, CachedLogits]
 
 
 def evaluate_student(job: EvaluationJob, *, device: str) -> dict[str, float]:
-    """`top1`, `calibration_error`, `num_images`, and `agreement/<teacher>` for teachers with the same classes."""
+    """`top1`, `calibration_error`, `num_images`, and `agreement/<teacher>` for teachers with the same classes.
+
+    Nothing where no loss was on the logits: the classifier is as it was initialised, and a score of it would mislead.
+    """
+    if not job.classifier_is_trained:
+        return {}
     corpus = open_corpus(job.corpus_uri)
     module = build_model(job.student.model, num_classes=job.num_classes)
     load_weights(module, job.weights_uri)
@@ -85,12 +91,12 @@ def evaluate_student(job: EvaluationJob, *, device: str) -> dict[str, float]:
 
 
 def score(found: Predictions) -> dict[str, float]:
-    """What can be said of predictions by themselves."""
-    return {
-        "top1": top1(found.logits_NK, found.labels),
-        "calibration_error": calibration_error(found.logits_NK, found.labels),
-        "num_images": float(len(found.labels)),
-    }
+    """What can be said of predictions by themselves; without any label, only how many there are."""
+    scores = {"num_images": float(len(found.labels))}
+    if (found.labels != NO_LABEL).any():
+        scores["top1"] = top1(found.logits_NK, found.labels)
+        scores["calibration_error"] = calibration_error(found.logits_NK, found.labels)
+    return scores
 
 
 def _in_order(predictions: Predictions, sample_ids: NDArray[np.uint64]) -> NDArray[np.float32]:

@@ -4,9 +4,11 @@ Shape letters: N rows, V views, D whatever an output's values are.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.views import ViewRow, draw, render, view_digest
 
 Pixels = NDArray[np.uint8]
+Rendered = tuple[list[ViewRow], Pixels]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,7 @@ class UnitExtractor:
         self._corpus = corpus
         self._view_store = view_store
         self._outputs = outputs
+        self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="render")
         self._batch_size = batch_size
 
@@ -96,13 +100,13 @@ class UnitExtractor:
         """Rows and values are view-major: all rows of the first view, then of the next."""
         num_rows = len(rows.sample_ids)
         forwards_before = self._teacher.num_forwards
-        rendered = [self._pool.submit(self._render_row, rows, row, unit) for row in range(num_rows)]
         parts: dict[str, list[NDArray[np.float32]]] = {}
         wait_s = 0.0
         rows_per_batch = max(self._batch_size // unit.num_views, 1)
+        rendered = self._render(rows, unit, num_ahead=2 * max(rows_per_batch, self._num_threads))
         view_rows: list[list[ViewRow]] = []
-        for first in range(0, num_rows, rows_per_batch):
-            batch, waited_s = _gather(rendered, first, min(first + rows_per_batch, num_rows))
+        for _ in range(0, num_rows, rows_per_batch):
+            batch, waited_s = _gather(rendered, rows_per_batch)
             wait_s += waited_s
             view_rows += [described for described, _ in batch]
             if infer:
@@ -117,7 +121,17 @@ class UnitExtractor:
         by_view = [described[view] for view in range(unit.num_views) for described in view_rows]
         return by_view, values, forwards, wait_s
 
-    def _render_row(self, rows: Rows, row: int, unit: Unit) -> tuple[list[ViewRow], Pixels]:
+    def _render(self, rows: Rows, unit: Unit, *, num_ahead: int) -> Iterator[Future[Rendered]]:
+        """All rows in order, `num_ahead` of them in work: all views of a unit at once may be gigabytes of pixels."""
+        in_work: deque[Future[Rendered]] = deque()
+        for row in range(len(rows.sample_ids)):
+            in_work.append(self._pool.submit(self._render_row, rows, row, unit))
+            if len(in_work) > num_ahead:
+                yield in_work.popleft()
+        while in_work:
+            yield in_work.popleft()
+
+    def _render_row(self, rows: Rows, row: int, unit: Unit) -> Rendered:
         """All views of one row, decoded once: what is stored of each, and the pixels [V, H, W, 3] for the teacher."""
         image_HWC = decode(rows.images[row])
         sample_id = int(rows.sample_ids[row])
@@ -142,9 +156,7 @@ class UnitExtractor:
         return described, np.stack(pixels)
 
 
-def _gather(
-    rendered: Sequence[Future[tuple[list[ViewRow], Pixels]]], start: int, stop: int
-) -> tuple[list[tuple[list[ViewRow], Pixels]], float]:
+def _gather(rendered: Iterator[Future[Rendered]], count: int) -> tuple[list[Rendered], float]:
     before_s = time.perf_counter()
-    batch = [future.result() for future in rendered[start:stop]]
+    batch = [future.result() for future in islice(rendered, count)]
     return batch, time.perf_counter() - before_s

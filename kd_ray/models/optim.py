@@ -18,7 +18,8 @@ def build_optimizer(config: Optimizer, module: nn.Module) -> torch.optim.Optimiz
     """
     optimizer = timm.optim.create_optimizer_v2(  # type: ignore[attr-defined]
         module,
-        opt=config.kind,
+        # timm's "sgd" is Nesterov's, which needs momentum
+        opt="momentum" if config.kind == "sgd" and config.momentum == 0 else config.kind,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         momentum=config.momentum,

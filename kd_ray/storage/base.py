@@ -10,7 +10,8 @@ Names = list[str]  # an alias, since `list` is a method below
 class Storage(Protocol):
     """Objects by name (`a/b/c`) below one root.
 
-    A missing object raises FileNotFoundError; everything else that goes wrong raises StorageError naming the location.
+    Reading a missing object raises FileNotFoundError; everything else that goes wrong, a missing bucket in a write
+    included, raises StorageError naming the location.
     """
 
     @property
@@ -21,7 +22,7 @@ class Storage(Protocol):
         """The whole object."""
 
     def read_range(self, name: str, *, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`; fewer only where the object ends before."""
+        """`length` bytes from `offset`; fewer, down to none, only where the object ends before."""
 
     def exists(self, name: str) -> bool:
         """Whether the object is there."""

@@ -1,6 +1,7 @@
 """Storage on any fsspec URL; conditional create is the server's own (`If-None-Match: *`), which S3 offers."""
 
 import errno
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,11 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import fsspec
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from kd_ray.errors import StorageError
 from kd_ray.storage.base import Names, join
 
 CONDITIONAL_PROTOCOLS = frozenset({"s3", "s3a"})
+CONFLICT_PAUSES_S = (0.05, 0.2, 0.8, 2.0)
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,20 @@ class FsspecStorage:
 
     def read_range(self, name: str, *, offset: int, length: int) -> bytes:
         with self._named(name, "read"):
-            return bytes(self._fs.cat_file(self._path(name), start=offset, end=offset + length))
+            try:
+                return bytes(self._fs.cat_file(self._path(name), start=offset, end=offset + length))
+            except OSError as error:
+                # S3 refuses a range that begins at or after the end (416), where a file gives nothing
+                if error.errno == errno.EINVAL and offset >= self._fs.size(self._path(name)):
+                    return b""
+                raise
 
     def exists(self, name: str) -> bool:
         with self._named(name, "read"):
-            return bool(self._fs.isfile(self._path(name)))
+            try:  # not isfile, which says no to whatever goes wrong
+                return bool(self._fs.info(self._path(name))["type"] == "file")
+            except FileNotFoundError:
+                return False
 
     def size_bytes(self, name: str) -> int:
         with self._named(name, "read"):
@@ -51,7 +63,8 @@ class FsspecStorage:
     def list(self, prefix: str) -> Names:
         with self._named(prefix, "list"):
             found = self._fs.find(self._path(prefix))
-        return sorted(path[len(self._root) + 1 :] for path in found)
+        # an object of that very name is not below it
+        return sorted(path[len(self._root) + 1 :] for path in found if path != self._path(prefix))
 
     def folders(self, prefix: str) -> Names:
         with self._named(prefix, "list"):
@@ -70,29 +83,51 @@ class FsspecStorage:
         if protocol not in CONDITIONAL_PROTOCOLS:
             raise StorageError(f"{self.uri}: {protocol} has no conditional create; write to a local path or to s3://.")
         with self._named(name, "write"):
-            try:
-                self._fs.pipe_file(self._path(name), data, mode="create")
-            except FileExistsError:
+            for pause_s in CONFLICT_PAUSES_S:
+                try:
+                    return self._create_once(name, data)
+                except OSError as error:
+                    if _error_code(error) != "ConditionalRequestConflict":
+                        raise
+                    time.sleep(pause_s)  # AWS: another conditional write is under way and decides nothing for this one
+            return self._create_once(name, data)
+
+    def _create_once(self, name: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(self._path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # Ceph's gateway answers the lost race with EINVAL instead of a 412; the object's presence tells.
+            if error.errno == errno.EINVAL and self.exists(name):
                 return False
-            except OSError as error:
-                # Ceph's gateway answers the lost race with EINVAL instead of a 412; the object's presence tells.
-                if error.errno == errno.EINVAL and self._fs.isfile(self._path(name)):
-                    return False
-                raise
-            return True
+            raise
+        return True
 
     def remove(self, prefix: str) -> None:
         with self._named(prefix, "remove"):
-            try:
-                self._fs.rm(self._path(prefix), recursive=True)
-            except FileNotFoundError:
-                return
+            # one by one: rm itself would read *, ? and [ in the location as patterns
+            for name in [*self.list(prefix), *([prefix] if self.exists(prefix) else [])]:
+                try:
+                    self._fs.rm_file(self._path(name))
+                except FileNotFoundError:
+                    continue
 
     @contextmanager
     def _named(self, name: str, verb: str) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, StorageError):
+        except StorageError:
             raise
-        except OSError as error:
+        except FileNotFoundError as error:
+            if verb == "read":
+                raise
             raise StorageError(f"{join(self.uri, name)}: cannot {verb}: {error}.") from error
+        except (OSError, BotoCoreError) as error:  # BotoCoreError: no credentials, no such host
+            raise StorageError(f"{join(self.uri, name)}: cannot {verb}: {error}.") from error
+
+
+def _error_code(error: OSError) -> str:
+    """The server's own word for what went wrong, "" where it gave none."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))

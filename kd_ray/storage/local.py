@@ -34,20 +34,26 @@ class LocalStorage:
             return file.read(length)
 
     def exists(self, name: str) -> bool:
-        return self.path(name).is_file()
+        with self._named(name, "read"):
+            return self.path(name).is_file()
 
     def size_bytes(self, name: str) -> int:
         with self._named(name, "read"):
             return self.path(name).stat().st_size
 
     def list(self, prefix: str) -> Names:
-        root = self.path(prefix)
-        files = (path for path in root.rglob("*") if path.is_file() and path.suffix != TEMPORARY_SUFFIX)
-        return sorted(path.relative_to(self.uri).as_posix() for path in files)
+        # not rglob, which passes over folders that it may not read as if they were empty
+        names: Names = []
+        with self._named(prefix, "list"):
+            for folder, _, files in os.walk(self.path(prefix), onerror=_unless_absent):
+                inside = Path(folder).relative_to(self.uri)
+                names += [(inside / file).as_posix() for file in files if not file.endswith(TEMPORARY_SUFFIX)]
+        return sorted(names)
 
     def folders(self, prefix: str) -> Names:
         root = self.path(prefix)
-        return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        with self._named(prefix, "list"):
+            return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
     def write(self, name: str, data: bytes) -> None:
         with self._named(name, "write"), self._temporary(name, data) as temporary:
@@ -93,6 +99,12 @@ class LocalStorage:
             raise
         except OSError as error:
             raise StorageError(f"{self.path(name)}: cannot {verb}: {error.strerror or error}.") from error
+
+
+def _unless_absent(error: OSError) -> None:
+    """What `os.walk` could not list is an error, unless there is no such folder."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _sync_folder(path: Path) -> None:

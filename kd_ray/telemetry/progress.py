@@ -1,9 +1,9 @@
 """What a person sees while a stage works: one bar with rate and time left on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
@@ -41,14 +41,19 @@ class _LineMeter:
     console: Console
     label: str
     unit: str
-    start_s: float = field(default_factory=time.monotonic)
-    last_s: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float]
+    start_s: float
+    last_s: float
     total: int | None = None
+    finished: bool = False
 
     def update(self, done: int, *, total: int | None = None, note: str = "") -> None:
         self.total = total if total is not None else self.total
-        now_s = time.monotonic()
-        if now_s - self.last_s < LINE_EVERY_S and done != self.total:
+        now_s = self.clock()
+        # the count of a finished stage is polled on for a while; its line is printed once
+        is_known = self.finished if done == self.total else now_s - self.last_s < LINE_EVERY_S
+        self.finished = done == self.total
+        if is_known:
             return
         self.last_s = now_s
         rate = done / max(now_s - self.start_s, 1e-9)
@@ -67,10 +72,10 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def meter(console: Console, label: str, *, unit: str) -> Iterator[Meter]:
+def meter(console: Console, label: str, *, unit: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Meter]:
     """A meter for one stage's work; the bar disappears when the stage is done and its summary line takes over."""
     if not console.is_terminal:
-        yield _LineMeter(console, label, unit)
+        yield _LineMeter(console, label, unit, clock, start_s=clock(), last_s=clock())
         return
     columns = (
         TextColumn("  {task.description:<9}"),

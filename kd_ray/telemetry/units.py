@@ -6,15 +6,16 @@ BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 def human_bytes(num_bytes: float) -> str:
     """12.8 MB and the like, in powers of 1000 as disks are sold."""
     for unit in BYTE_UNITS[:-1]:
-        if abs(num_bytes) < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        digits = 0 if unit == "B" else 1
+        if round(abs(num_bytes), digits) < 1000:
+            return f"{num_bytes:.{digits}f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.1f} {BYTE_UNITS[-1]}"
 
 
 def human_seconds(seconds: float) -> str:
     """4.2 s, 3 min 05 s, 2 h 07 min."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest_s = divmod(round(seconds), 60)
     if minutes < 60:

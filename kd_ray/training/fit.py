@@ -77,6 +77,14 @@ class _Window:
         speed = {"images_per_s_per_worker": self.samples / elapsed_s, "data_wait": self.wait_s / elapsed_s}
         return {**means, **speed, "learning_rate": learning_rate}
 
+    def require_finite(self, step: int) -> None:
+        loss = float(self.terms["loss"]) / self.steps if self.steps else 0.0
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at or shortly before step {step}. Lower train.optimizer.learning_rate or set "
+                "train.gradient_clip; the last checkpoint is kept."
+            )
+
 
 def fit(
     network: nn.Module,
@@ -97,10 +105,10 @@ def fit(
     device = next(network.parameters()).device
     optimizer = build_optimizer(settings.optimizer, _bare(network))
     schedule = build_schedule(settings.schedule, optimizer, num_steps=settings.num_steps)
-    step, history = _restore(resume, network, optimizer, schedule)
-    started_s = time.perf_counter()
-    waited_s = 0.0
-    window = _Window()
+    step, history, window = _restore(resume, network, optimizer, schedule)
+    # A resumed run has taken the seconds of its earlier tries too.
+    started_s = time.perf_counter() - (resume["seconds"] if resume else 0.0)
+    waited_s = resume["data_wait_s"] if resume else 0.0
     network.train()
     while step < settings.num_steps:
         before_s = time.perf_counter()
@@ -117,8 +125,8 @@ def fit(
         step += 1
         window.add(total, terms, samples=len(batch.labels_B), wait_s=wait_s)
         if step % settings.log_every_steps == 0 or step == settings.num_steps:
+            window.require_finite(step)
             metrics = window.metrics(optimizer.param_groups[0]["lr"])
-            _require_finite(metrics["loss"], step)
             hooks.log(step, metrics)
             history.append({"step": step, **metrics})
             window = _Window()
@@ -126,7 +134,12 @@ def fit(
             history.append({"step": step, **hooks.evaluate(step)})
             network.train()
         if step % settings.checkpoint_every_steps == 0 and step < settings.num_steps:
-            hooks.checkpoint(_state(step, history, network, optimizer, schedule))
+            # between two logs: a checkpoint after a loss that is not finite would replace the last good one
+            window.require_finite(step)
+            seconds = time.perf_counter() - started_s
+            hooks.checkpoint(
+                _state(step, history, window, network, optimizer, schedule, seconds=seconds, data_wait_s=waited_s)
+            )
     return FitResult(history=history, seconds=time.perf_counter() - started_s, data_wait_s=waited_s)
 
 
@@ -143,33 +156,43 @@ def _loss_of(
     return losses(outputs, batch.labels_B.to(device, non_blocking=True), targets)
 
 
-def _require_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss} at or shortly before step {step}. Lower train.optimizer.learning_rate or set "
-            "train.gradient_clip; the last checkpoint is kept."
-        )
-
-
-def _state(step: int, history: list[Metrics], network: nn.Module, optimizer: Any, schedule: Any) -> State:
+def _state(
+    step: int,
+    history: list[Metrics],
+    window: _Window,
+    network: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    *,
+    seconds: float,
+    data_wait_s: float,
+) -> State:
     return {
         "step": step,
         "history": history,
+        "window": {"terms": dict(window.terms), "steps": window.steps},
         "network": _bare(network).state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "seconds": seconds,
+        "data_wait_s": data_wait_s,
     }
 
 
-def _restore(resume: State | None, network: nn.Module, optimizer: Any, schedule: Any) -> tuple[int, list[Metrics]]:
+def _restore(
+    resume: State | None, network: nn.Module, optimizer: Any, schedule: Any
+) -> tuple[int, list[Metrics], _Window]:
     if resume is None:
-        return 0, []
+        return 0, [], _Window()
     _bare(network).load_state_dict(resume["network"])
     optimizer.load_state_dict(resume["optimizer"])
     schedule.load_state_dict(resume["schedule"])
     torch.set_rng_state(resume["torch_rng"])
-    return int(resume["step"]), list(resume["history"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(resume["cuda_rng"])
+    return int(resume["step"]), list(resume["history"]), _Window(**resume["window"])
 
 
 def _bare(network: nn.Module) -> nn.Module:

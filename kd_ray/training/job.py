@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from kd_ray.cache.order import Order
-from kd_ray.cache.plan import Grid
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.target_set import Output, open_output
 from kd_ray.cache.units import Unit
-from kd_ray.cache.view_store import open_view_store
+from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.corpus import Labels
 from kd_ray.config.models import Student, Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.errors import CacheIncomplete
 from kd_ray.models.weights import save_weights
 from kd_ray.storage import open_storage
 from kd_ray.students.student import StudentModel, build_student
@@ -38,14 +38,13 @@ class CachedSource:
 
     cache_uri: str
     view_set: Spec
-    grid: Grid
     outputs: Mapping[TargetKey, tuple[Spec, Spec]]
     units: tuple[Unit, ...]
     policy: Policy
     verify_one_in: int
 
-    def open(self) -> TargetSource:
-        """Open every output and pin its units.
+    def open(self, device: torch.device) -> TargetSource:
+        """Open every output and pin its units; values are read on the CPU, whatever the student's `device`.
 
         Raises:
             FingerprintMismatch, CacheIncomplete: the cache does not hold what the run was planned with.
@@ -54,7 +53,11 @@ class CachedSource:
             key: open_output(self.cache_uri, target_set, output, create=False)
             for key, (target_set, output) in self.outputs.items()
         }
-        view_store = open_view_store(self.cache_uri, self.view_set, grid=self.grid)
+        view_store = find_view_store(self.cache_uri, self.view_set)
+        if view_store is None:
+            raise CacheIncomplete(
+                f"{self.cache_uri}: has no views {self.view_set.folder}. Run the extract stage again; it writes them."
+            )
         pinned = Pinned(
             outputs={key: (output, output.collection.pin(self.units)) for key, output in opened.items()},
             views=view_store.collection.pin(self.units),
@@ -69,12 +72,12 @@ class LiveSource:
     teachers: Mapping[str, tuple[Teacher, str | None, int | None]]
     needed: frozenset[TargetKey]
 
-    def open(self) -> TargetSource:
-        """Load the teachers."""
+    def open(self, device: torch.device) -> TargetSource:
+        """Load the teachers on the student's `device`."""
         loaded = {
             name: (
                 FrozenTeacher(
-                    config, num_classes=num_classes, weights_uri=uri, device="cpu", batch_size=LIVE_BATCH_SIZE
+                    config, num_classes=num_classes, weights_uri=uri, device=device, batch_size=LIVE_BATCH_SIZE
                 ),
                 config.input,
             )
@@ -131,7 +134,7 @@ def train(
         job.order,
         corpus=corpus,
         usable_labels=frozenset(corpus.labelled_ids("train", job.labels).tolist()),
-        targets=NoTargets() if job.source is None else job.source.open(),
+        targets=NoTargets() if job.source is None else job.source.open(next(network.parameters()).device),
     )
     consumed = samples_consumed(resume, global_batch_size=job.stream.global_batch_size)
     batches = stream.batches(worker=worker, num_workers=num_workers, consumed=consumed)

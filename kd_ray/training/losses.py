@@ -19,10 +19,14 @@ BALANCED_SMOOTH_L1_BETA = 2.0
 
 
 def cross_entropy_loss(logits_BK: Tensor, labels_B: Tensor, *, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy over the labelled samples, in float32; 0 where none has a label (NO_LABEL)."""
-    if not bool((labels_B != NO_LABEL).any()):
-        return logits_BK.float().sum() * 0.0
-    return F.cross_entropy(logits_BK.float(), labels_B, ignore_index=NO_LABEL, label_smoothing=label_smoothing)
+    """Cross-entropy in float32, averaged over the whole batch; a sample without a label (NO_LABEL) counts 0.
+
+    Dividing by the labelled samples alone would make the mean over workers depend on how many workers share a batch.
+    """
+    summed = F.cross_entropy(
+        logits_BK.float(), labels_B, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="sum"
+    )
+    return summed / len(labels_B)
 
 
 def kd_loss(student_BK: Tensor, teacher_BK: Tensor, *, temperature: float) -> Tensor:
@@ -60,9 +64,13 @@ def mse_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
 
 
 def balanced_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
-    """0.9 (1 - cosine) + 0.1 smooth-L1 with beta 2, in float32 (the "BALANCED" loss of the RADIO trainer)."""
-    smooth_l1 = F.smooth_l1_loss(predicted_BD.float(), target_BD.float(), beta=BALANCED_SMOOTH_L1_BETA)
+    """0.9 (1 - cosine) + 0.1 smooth-L1 with beta 2, in float32 (the "BALANCED" loss of the RADIO trainer).
+
+    Raises:
+        TrainingError: the shapes differ.
+    """
     cosine = cosine_loss(predicted_BD, target_BD)
+    smooth_l1 = F.smooth_l1_loss(predicted_BD.float(), target_BD.float(), beta=BALANCED_SMOOTH_L1_BETA)
     return BALANCED_COSINE_WEIGHT * cosine + (1 - BALANCED_COSINE_WEIGHT) * smooth_l1
 
 
@@ -77,6 +85,11 @@ class WeightedLosses:
 
     losses: Sequence[Loss]
     teachers: Sequence[str | None]
+
+    @property
+    def train_logits(self) -> bool:
+        """Whether any loss is on the logits; if none is, the student's classifier stays as it was initialised."""
+        return any(not isinstance(loss, FeatureLoss) for loss in self.losses)
 
     def needed_targets(self) -> set[tuple[str, str]]:
         """(teacher, output) of every target that is read."""

@@ -30,6 +30,8 @@ class prefetched(Generic[T], Iterator[T]):  # noqa: N801  # reads as the functio
         self._thread.start()
 
     def __next__(self) -> T:
+        if self._stopped.is_set():
+            raise StopIteration
         item = self._queue.get()
         if isinstance(item, _Finished):
             self._queue.put(item)

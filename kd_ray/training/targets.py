@@ -21,7 +21,7 @@ from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.training.batches import Drawn, TargetKey
 from kd_ray.views import check_digest, render
 
-STORED_DIGESTS_KEPT = 8
+STORED_DIGESTS_KEPT = 64  # views of spans; what the lanes of one worker have open at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,7 @@ def evaluate_models(run: Run, corpus: PackedCorpus, students: list[TrainedStuden
                 corpus_uri=corpus.uri,
                 policy=run.recipe.evaluate.policy,
                 batch_size=run.recipe.evaluate.batch_size_per_worker,
+                classifier_is_trained=each.job.losses.train_logits,
                 teachers=cached,
             )
             for each in students
@@ -87,4 +88,5 @@ def _cached_logits(plan: TargetPlan) -> "CachedLogits":
 
 def _describe(evaluation: Evaluation) -> str:
     scores = {**evaluation.teachers, **evaluation.students}
-    return "top-1 " + ", ".join(f"{name} {100 * each['top1']:.2f} %" for name, each in scores.items())
+    told = [f"{name} {100 * each['top1']:.2f} %" for name, each in scores.items() if "top1" in each]
+    return f"top-1 {', '.join(told)}" if told else "no labels or no trained classifier to score"

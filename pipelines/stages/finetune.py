@@ -9,10 +9,10 @@ from kd_ray.storage.signature import signature
 from kd_ray.telemetry.progress import Meter
 from kd_ray.training.batches import StreamSettings
 from kd_ray.training.fit import FitSettings
-from kd_ray.training.job import WEIGHTS_FILE, TrainJob
+from kd_ray.training.job import WEIGHTS_FILE, TrainJob, is_finished
 from kd_ray.training.losses import WeightedLosses
 from kd_ray.training.snapshot import labelled_order
-from pipelines.context import Record, Run, key_of, show_on
+from pipelines.context import Run, key_of, show_on
 
 NEVER = 10**9
 
@@ -25,6 +25,23 @@ def prepare_teachers(run: Run, corpus: PackedCorpus) -> dict[str, KnownTeacher]:
     return known
 
 
+def known_teacher(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher | None:
+    """The teacher where its weights exist and have been looked at; None where there is work to do first."""
+    num_classes = num_classes_of(config, corpus)
+    record = run.record("teacher", _record_key(config, num_classes, weights=_weights_key(run, corpus, config)))
+    if record is None:
+        return None
+    return KnownTeacher(
+        name=name,
+        config=config,
+        num_classes=num_classes,
+        weights_uri=record["weights_uri"],
+        weights_fingerprint=record["weights_fingerprint"],
+        shapes={output: tuple(shape) for output, shape in record["shapes"].items()},
+        num_parameters=record["num_parameters"],
+    )
+
+
 def num_classes_of(config: Teacher, corpus: PackedCorpus) -> int | None:
     """The corpus's classes, or None for the model's own where it comes pretrained and is not trained here."""
     pretrained = isinstance(config.model, TimmModel) and config.model.pretrained
@@ -32,45 +49,78 @@ def num_classes_of(config: Teacher, corpus: PackedCorpus) -> int | None:
 
 
 def _prepare(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher:
+    weights_key = _weights_key(run, corpus, config)
+    weights_uri = config.weights
+    if config.finetune is not None:
+        job = _finetune_job(run, corpus, name, config, config.finetune, key=weights_key)
+        weights_uri = join(job.run_uri, WEIGHTS_FILE)
+        if not is_finished(job):
+            _finetune(run, job, config.finetune, key=weights_key)
+    known = known_teacher(run, corpus, name, config) or _look_at(run, corpus, name, config, weights_uri=weights_uri)
+    if config.finetune is not None and not any(each.stage == "finetune" for each in run.outcomes):
+        run.committed_outcome("finetune", key=weights_key, detail=_describe(known))
+    return known
+
+
+def _finetune(run: Run, job: TrainJob, finetune: Finetune, *, key: str) -> None:
+    def do(meter: Meter) -> tuple[None, int, str]:
+        run.session.start()
+        from kd_ray.engine.finetune import finetune_on_worker
+
+        finetune_on_worker(job, resources=finetune.resources, on_progress=show_on(meter))
+        images = finetune.steps * finetune.global_batch_size
+        return None, images, f"{job.name}: {job.student.model.title}, {finetune.steps:,} steps"
+
+    run.work("finetune", do, key=key)
+
+
+def _look_at(run: Run, corpus: PackedCorpus, name: str, config: Teacher, *, weights_uri: str | None) -> KnownTeacher:
+    """Load the weights once, for their fingerprint and the shapes of the outputs, and keep what was found."""
+    from kd_ray.models import output_shapes, state_fingerprint
+    from kd_ray.teachers.frozen import load_teacher
+
     num_classes = num_classes_of(config, corpus)
+    shapes = output_shapes(
+        config.model,
+        size_px=config.input.size_px,
+        num_classes=num_classes,
+        names=config.outputs.names(),
+        spatial_stage=config.outputs.spatial_stage,
+    )
+    module = load_teacher(config, num_classes=num_classes, weights_uri=weights_uri)
+    record = {
+        "weights_uri": weights_uri,
+        "weights_fingerprint": state_fingerprint(module),
+        "shapes": {output: list(shape) for output, shape in shapes.items()},
+        "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
+    }
+    run.write_record("teacher", _record_key(config, num_classes, weights=_weights_key(run, corpus, config)), record)
+    known = known_teacher(run, corpus, name, config)
+    assert known is not None, "the record was just written"
+    return known
+
+
+def _weights_key(run: Run, corpus: PackedCorpus, config: Teacher) -> str:
+    """Which weights: of a file, its version; of the model's own, their name; of a finetuning, all that decides it."""
+    given = signature(config.weights) if config.weights else config.model.model_dump(mode="json")
     if config.finetune is None:
-        record = _recorded_weights(run, config, num_classes)
-        return _known(name, config, num_classes, record)
-    return _finetuned(run, corpus, name, config, config.finetune)
-
-
-def _finetuned(run: Run, corpus: PackedCorpus, name: str, config: Teacher, finetune: Finetune) -> KnownTeacher:
-    num_classes = len(corpus.classes)
-    key = key_of(
+        return key_of(weights=given)
+    return key_of(
+        weights=given,
         corpus=corpus.corpus_id,
         samples=corpus.num_samples("train"),
         labels=run.recipe.labels.model_dump(mode="json"),
         policy=run.recipe.views.policy.model_dump(mode="json"),
         view_seed=run.recipe.views.seed,
-        teacher=config.model_dump(mode="json", include={"model", "weights", "input"}),
-        weights=signature(config.weights) if config.weights else None,
-        finetune=finetune.model_dump(mode="json", exclude={"resources"}),
-        shapes=config.outputs.model_dump(mode="json"),
+        teacher=config.model_dump(mode="json", include={"model", "input"}),
+        finetune=config.finetune.model_dump(mode="json", exclude={"resources"}),
     )
-    record = run.record("teacher", key)
-    if record is not None:
-        found = _known(name, config, num_classes, record)
-        run.committed_outcome("finetune", key=key, detail=_describe(found))
-        return found
 
-    def do(meter: Meter) -> tuple[KnownTeacher, int, str]:
-        job = _finetune_job(run, corpus, name, config, finetune, key=key)
-        run.session.start()
-        from kd_ray.engine.finetune import finetune_on_worker
 
-        finetune_on_worker(job, resources=finetune.resources, on_progress=show_on(meter))
-        record = _inspect(config, num_classes, join(job.run_uri, WEIGHTS_FILE))
-        run.write_record("teacher", key, record)
-        teacher = _known(name, config, num_classes, record)
-        images = finetune.steps * finetune.global_batch_size
-        return teacher, images, _describe(teacher)
-
-    return run.work("finetune", do, key=key)
+def _record_key(config: Teacher, num_classes: int | None, *, weights: str) -> str:
+    """Everything that a look at the weights depends on."""
+    looked_at = config.model_dump(mode="json", include={"model", "input", "outputs"})
+    return key_of(teacher=looked_at, num_classes=num_classes, weights=weights)
 
 
 def _finetune_job(
@@ -107,53 +157,6 @@ def _finetune_job(
             checkpoint_every_steps=NEVER,
         ),
         seed=finetune.seed,
-    )
-
-
-def _recorded_weights(run: Run, config: Teacher, num_classes: int | None) -> Record:
-    """What is known of given weights, looked at once for each version of the file."""
-    key = key_of(
-        teacher=config.model_dump(mode="json", include={"model", "weights", "input", "outputs"}),
-        num_classes=num_classes,
-        weights=signature(config.weights) if config.weights else "the model's own",
-    )
-    record = run.record("teacher", key)
-    if record is None:
-        record = _inspect(config, num_classes, config.weights)
-        run.write_record("teacher", key, record)
-    return record
-
-
-def _inspect(config: Teacher, num_classes: int | None, weights_uri: str | None) -> Record:
-    """Load the weights once, for their fingerprint and the shapes of the outputs."""
-    from kd_ray.models import output_shapes, state_fingerprint
-    from kd_ray.teachers.frozen import load_teacher
-
-    shapes = output_shapes(
-        config.model,
-        size_px=config.input.size_px,
-        num_classes=num_classes,
-        names=config.outputs.names(),
-        spatial_stage=config.outputs.spatial_stage,
-    )
-    module = load_teacher(config, num_classes=num_classes, weights_uri=weights_uri)
-    return {
-        "weights_uri": weights_uri,
-        "weights_fingerprint": state_fingerprint(module),
-        "shapes": {name: list(shape) for name, shape in shapes.items()},
-        "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
-    }
-
-
-def _known(name: str, config: Teacher, num_classes: int | None, record: Record) -> KnownTeacher:
-    return KnownTeacher(
-        name=name,
-        config=config,
-        num_classes=num_classes,
-        weights_uri=record["weights_uri"],
-        weights_fingerprint=record["weights_fingerprint"],
-        shapes={output: tuple(shape) for output, shape in record["shapes"].items()},
-        num_parameters=record["num_parameters"],
     )
 
 

@@ -1,5 +1,6 @@
 """plan: what the cache must hold, what of it is missing, and what it costs. No work is done."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,14 +31,17 @@ class CachePlan:
 
 def plan_cache(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> CachePlan:
     """The plan, and a line or a table about it."""
-    plan = _plan(run.recipe, corpus, teachers)
+    start_s = time.perf_counter()
+    plan = make_plan(run.recipe, corpus, teachers)
     missing = sum(len(each.missing) for each in plan.all)
     total = sum(len(each.view_set.units) for each in plan.all)
     forwards = sum(each.forwards_missing for each in plan.all)
     run.plan_outcome(
+        seconds=time.perf_counter() - start_s,
+        anything_missing=missing > 0,
         detail=f"{forwards:,} teacher forwards to run ({missing} of {total} units missing)"
         if missing
-        else f"nothing to run, all {total} units are committed"
+        else f"nothing to run, all {total} units are committed",
     )
     if missing:
         run.console.print(plan_table(plan, run.recipe))
@@ -79,7 +83,8 @@ def break_even(plan: CachePlan, recipe: Recipe) -> str:
     )
 
 
-def _plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> CachePlan:
+def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> CachePlan:
+    """Both view sets and every teacher's targets on them."""
     widest = max(
         size for teacher in teachers.values() for size in bytes_per_view(teacher.config, teacher.shapes).values()
     )

@@ -22,7 +22,7 @@ from pipelines.stages.train import TrainedStudent
 
 SHEET_SAMPLES = 8
 RESULT_HEADINGS = ("model", "parameters", "top-1", "agrees with teacher", "calibration error")
-STAGE_HEADINGS = ("stage", "this run", "work took", "images", "images/s", "")
+STAGE_HEADINGS = ("stage", "this run", "work took", "images", "images/s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def _write_page(
             stages=(STAGE_HEADINGS, _stage_rows(run.outcomes)),
             facts=_facts(run, corpus, plan),
             histories={each.job.name: each.record["history"] for each in students},
-            levels={name: scores["top1"] for name, scores in evaluation.teachers.items()},
+            levels={name: scores["top1"] for name, scores in evaluation.teachers.items() if "top1" in scores},
             contact_sheet_png=sheet,
             contact_sheet_caption=(
                 f"Each row is one training image: whole, then the {recipe.views.count} views of it that are stored, "
@@ -111,7 +111,11 @@ def _summary(run: Run, corpus: PackedCorpus, students: list[TrainedStudent], eva
     told = f"{total:,} training images, {labelled:,} of them with a label that was used. "
     for each in students:
         how = "with its teacher" if each.with_teacher else "on the labels alone"
-        told += f"{each.job.name}, trained {how}: {_percent(evaluation.students[each.job.name]['top1'])}. "
+        scores = evaluation.students[each.job.name]
+        result = (
+            f"{_percent(scores['top1'])} top-1" if "top1" in scores else "not scored, its classifier is not trained"
+        )
+        told += f"{each.job.name}, trained {how}: {result}. "
     return told
 
 
@@ -129,9 +133,9 @@ def _result_row(name: str, num_parameters: int, scores: Scores) -> tuple[str, ..
     return (
         name,
         f"{num_parameters:,}",
-        _percent(scores["top1"]),
+        _percent(scores["top1"]) if "top1" in scores else "-",
         ", ".join(agreements),
-        f"{scores['calibration_error']:.3f}",
+        f"{scores['calibration_error']:.3f}" if "calibration_error" in scores else "",
     )
 
 
@@ -143,7 +147,6 @@ def _stage_rows(outcomes: list[Outcome]) -> list[tuple[str, ...]]:
             human_seconds(each.seconds) if each.seconds else "",
             f"{each.images:,}" if each.images else "",
             f"{each.images_per_s:,.0f}" if each.images_per_s else "",
-            each.detail,
         )
         for each in outcomes
     ]
@@ -191,7 +194,7 @@ def _percent(share: float) -> str:
 def _table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left")
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index == 0 or not heading or heading == "this run" else "right")
+        table.add_column(heading, justify="left" if index == 0 or heading == "this run" else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

@@ -100,7 +100,6 @@ def _distilled_job(
     cached = CachedSource(
         cache_uri=recipe.cache.uri,
         view_set=plan.training_views.spec,
-        grid=plan.training_views.grid,
         outputs=outputs,
         units=plan.training_views.units,
         policy=recipe.views.policy,

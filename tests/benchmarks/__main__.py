@@ -1,0 +1,6 @@
+"""python -m tests.benchmarks: every benchmark, a table each, and the same as JSON under out/bench/."""
+
+from tests.benchmarks import cached_epoch
+
+if __name__ == "__main__":
+    cached_epoch.main()

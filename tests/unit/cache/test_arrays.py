@@ -1,0 +1,160 @@
+"""Values as stored: exact both ways, open to any Zarr reader, and no changed byte is ever given out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd_ray.cache.codecs import encode
+from kd_ray.cache.commits import Commit
+from kd_ray.cache.target_set import Output
+from kd_ray.config.models import Codec
+from kd_ray.errors import CacheCorrupt, ExtractionError
+from tests.support.tiny_cache import IDS, SHAPE, UNIT, new_output, unit, values_of
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    made = new_output(str(tmp_path))
+    made.write(UNIT, values_of(UNIT), IDS, attempt="a0")
+    return made
+
+
+@pytest.fixture
+def commit(output: Output) -> Commit:
+    return output.collection.commits()[UNIT]
+
+
+@pytest.fixture
+def values_path(output: Output, commit: Commit) -> Path:
+    name = output.collection.object_name(commit, commit.arrays["values"].object_name)
+    return Path(output.collection.storage.uri) / name
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+@pytest.mark.parametrize("shape", [(3,), (2, 2, 5)])
+def test_every_view_is_read_as_it_was_written(tmp_path: Path, codec: Codec, shape: tuple[int, ...]) -> None:
+    output = new_output(str(tmp_path), codec=codec, shape=shape)
+    block = unit(4, 7)
+    values_VND = values_of(block, shape=shape)
+    assert output.write(block, values_VND, IDS, attempt="a0")
+    commit = output.collection.commits()[block]
+    for view in range(4, 7):
+        found = output.read(commit, view_index=view, sample_ids=IDS)
+        assert found.dtype == np.dtype(codec)
+        np.testing.assert_array_equal(found, values_VND[view - 4])
+
+
+def test_every_flipped_byte_inside_a_views_range_is_detected(output: Output, commit: Commit, values_path: Path) -> None:
+    good = values_path.read_bytes()
+    for view, (offset, length) in enumerate(commit.arrays["values"].ranges):
+        for position in range(offset, offset + length):
+            bad = bytearray(good)
+            bad[position] ^= 0xFF
+            values_path.write_bytes(bad)
+            with pytest.raises(CacheCorrupt, match=f"{values_path}: crc32c"):
+                output.read(commit, view_index=view, sample_ids=IDS)
+
+
+def test_every_single_flipped_bit_of_a_view_is_detected(output: Output, commit: Commit, values_path: Path) -> None:
+    good = values_path.read_bytes()
+    offset, length = commit.arrays["values"].ranges[1]
+    for bit in range(8 * length):
+        bad = bytearray(good)
+        bad[offset + bit // 8] ^= 1 << bit % 8
+        values_path.write_bytes(bad)
+        with pytest.raises(CacheCorrupt):
+            output.read(commit, view_index=1, sample_ids=IDS)
+
+
+def test_truncation_is_detected_at_every_length(output: Output, commit: Commit, values_path: Path) -> None:
+    good = values_path.read_bytes()
+    offset, length = max(commit.arrays["values"].ranges)
+    last_view = commit.arrays["values"].ranges.index((offset, length))
+    for kept in range(offset + length):
+        values_path.write_bytes(good[:kept])
+        with pytest.raises(CacheCorrupt, match="truncated"):
+            output.read(commit, view_index=last_view, sample_ids=IDS)
+
+
+def test_a_missing_object_of_a_committed_unit_is_corruption_never_zeros(
+    output: Output, commit: Commit, values_path: Path
+) -> None:
+    values_path.unlink()
+    with pytest.raises(CacheCorrupt, match=f"{values_path}: is missing, though its unit is committed"):
+        output.read(commit, view_index=0, sample_ids=IDS)
+
+
+@pytest.mark.parametrize("other", [IDS[::-1], IDS[:-1], IDS + np.uint64(1)], ids=["order", "fewer", "others"])
+def test_values_of_other_samples_are_refused_and_the_unit_is_named(
+    output: Output, commit: Commit, other: np.ndarray
+) -> None:
+    with pytest.raises(CacheCorrupt, match=f"unit {UNIT.id} was made from other samples"):
+        output.read(commit, view_index=0, sample_ids=other)
+
+
+def test_a_view_outside_the_unit_is_a_programmers_error(output: Output, commit: Commit) -> None:
+    for view in (-1, 2):
+        with pytest.raises(AssertionError):
+            output.read(commit, view_index=view, sample_ids=IDS)
+
+
+def test_values_of_another_shape_are_not_written(output: Output) -> None:
+    with pytest.raises(AssertionError):
+        output.write(unit(2, 4), values_of(unit(2, 5)), IDS, attempt="a0")
+
+
+def test_plain_zarr_reads_the_same(output: Output, commit: Commit, values_path: Path) -> None:
+    group = zarr.open_group(values_path.parents[4], mode="r")
+    np.testing.assert_array_equal(group["values"][...], values_of(UNIT))
+    np.testing.assert_array_equal(group["sample_id"][0], IDS)
+    assert group["values"].metadata.dimension_names == ("view", "sample", "axis_0")
+    assert dict(group.attrs) == {
+        "target_set": output.target_set.fingerprint,
+        "output": output.spec.fingerprint,
+        "views": [0, 2],
+    }
+
+
+def test_zeros_are_stored_like_any_other_value(tmp_path: Path) -> None:
+    output = new_output(str(tmp_path))
+    output.write(UNIT, np.zeros_like(values_of(UNIT)), IDS, attempt="a0")
+    commit = output.collection.commits()[UNIT]
+    assert {length for _, length in commit.arrays["values"].ranges} == {len(IDS) * SHAPE[0] * 2 + 4}
+    assert not output.read(commit, view_index=1, sample_ids=IDS).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+def test_what_is_not_finite_is_refused_and_its_place_named(codec: Codec, bad: float) -> None:
+    values_VND = values_of(UNIT)
+    values_VND[1, 3, 2] = bad
+    with pytest.raises(ExtractionError, match=r"teacher summary: 1 of 10 outputs are not finite; .*: 1/3\."):
+        encode(values_VND, codec, what="teacher summary")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_float16_overflow_is_refused_not_made_infinite(sign: int) -> None:
+    values_VND = values_of(UNIT)
+    values_VND[0, 0, 0] = sign * 65505
+    with pytest.raises(ExtractionError, match=r"6\.55e\+04 does not fit float16.*codec: float32"):
+        encode(values_VND, "float16", what="teacher summary")
+
+
+def test_the_largest_float16_fits() -> None:
+    values_VND = np.full((1, 1, 2), 65504, dtype=np.float32)
+    np.testing.assert_array_equal(encode(values_VND, "float16", what="x"), values_VND)
+
+
+finite = st.floats(-60000, 60000, width=32)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(finite, min_size=4, max_size=4), min_size=1, max_size=6))
+def test_float32_is_kept_bit_for_bit_and_float16_rounds_once(rows: list[list[float]]) -> None:
+    values_VND = np.array([rows], dtype=np.float32)
+    assert encode(values_VND, "float32", what="x").tobytes() == values_VND.astype("<f4").tobytes()
+    assert encode(values_VND, "float16", what="x").tobytes() == values_VND.astype(np.float16).astype("<f2").tobytes()

@@ -1,0 +1,193 @@
+"""The loop alone: resuming is exact, a loss that is not finite stops it, hooks are called when they should be."""
+
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd_ray.config.models import Optimizer, Schedule
+from kd_ray.config.train import CrossEntropyLoss, KdLoss
+from kd_ray.errors import TrainingError
+from kd_ray.training.batches import Batch
+from kd_ray.training.fit import FitResult, Metrics, State, fit, samples_consumed
+from kd_ray.training.job import decode_state, encode_state
+from kd_ray.training.losses import WeightedLosses
+from tests.support.tiny_world import NEVER, fit_settings
+
+BATCH_SIZE, NUM_CLASSES, NUM_PIXELS = 8, 3, 5
+LOSSES = WeightedLosses(
+    losses=(CrossEntropyLoss(kind="cross_entropy", label_smoothing=0.1), KdLoss(kind="kd", temperature=2.0)),
+    teachers=(None, "teacher"),
+)
+# What a clock has measured, and no two runs share.
+TIMED = {"images_per_s_per_worker", "data_wait"}
+
+
+class Network(nn.Module):
+    """Has all that a state must keep: weights, buffers (batch norm) and the random numbers of dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3 * NUM_PIXELS, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, NUM_CLASSES)
+        )
+
+    def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.layers(x_BCHW.flatten(1))}
+
+
+class Watching:
+    """Notes at which steps it was called; keeps each state as the bytes that would be stored."""
+
+    def __init__(self, network: nn.Module | None = None) -> None:
+        self.logged: list[int] = []
+        self.evaluated: list[int] = []
+        self.states: dict[int, bytes] = {}
+        self._network = network
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        self.logged.append(step)
+
+    def evaluate(self, step: int) -> Metrics:
+        self.evaluated.append(step)
+        if self._network is not None:
+            self._network.eval()
+        return {"test_top1": step / 100}
+
+    def checkpoint(self, state: State) -> None:
+        self.states[state["step"]] = encode_state(state)
+
+
+def new_network() -> Network:
+    torch.manual_seed(0)
+    return Network()
+
+
+def batches(first_step: int = 0, *, spoiled_step: int | None = None) -> Iterator[Batch]:
+    """Each step's batch is a function of its number; the inputs of `spoiled_step` (from 1) are NaN."""
+    for step in count(first_step):
+        random = np.random.default_rng(step)
+        inputs = torch.from_numpy(random.normal(size=(BATCH_SIZE, 3, 1, NUM_PIXELS)).astype(np.float32))
+        yield Batch(
+            inputs_BCHW=inputs * torch.nan if step + 1 == spoiled_step else inputs,
+            labels_B=torch.from_numpy(random.integers(-1, NUM_CLASSES, BATCH_SIZE)),
+            targets={("teacher", "logits"): torch.from_numpy(random.normal(size=(BATCH_SIZE, NUM_CLASSES))).float()},
+            sample_ids_B=np.arange(BATCH_SIZE, dtype=np.uint64),
+            view_indices_B=np.zeros(BATCH_SIZE, np.int64),
+        )
+
+
+def run(
+    network: Network, hooks: Watching, stream: Iterator[Batch], *, resume: State | None = None, **changes
+) -> FitResult:
+    settings = fit_settings(**{"num_steps": 12, "optimizer": Optimizer(learning_rate=0.01), **changes})
+    return fit(network, stream, LOSSES, settings=settings, hooks=hooks, resume=resume)
+
+
+def untimed(history: list[Metrics]) -> list[Metrics]:
+    return [{key: value for key, value in entry.items() if key not in TIMED} for entry in history]
+
+
+class TestResuming:
+    # every place between two logs, and with a state that has passed an evaluation
+    @pytest.mark.parametrize("stopped_at", [1, 4, 5, 6, 7, 11])
+    def test_weights_and_history_are_those_of_the_undisturbed_run(self, stopped_at: int) -> None:
+        often = {"log_every_steps": 4, "evaluate_every_steps": 6, "checkpoint_every_steps": 1}
+        undisturbed, hooks = new_network(), Watching()
+        wanted = run(undisturbed, hooks, batches(), **often)
+
+        state = decode_state(hooks.states[stopped_at])
+        torch.manual_seed(99)
+        resumed = Network()
+        assert samples_consumed(state, global_batch_size=BATCH_SIZE) == stopped_at * BATCH_SIZE
+        found = run(resumed, Watching(), batches(stopped_at), resume=state, **often)
+
+        for name, value in undisturbed.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], value), name
+        assert untimed(found.history) == untimed(wanted.history)
+
+    def test_a_run_that_has_not_begun_has_consumed_nothing(self) -> None:
+        assert samples_consumed(None, global_batch_size=64) == 0
+
+    def test_a_finished_run_is_not_trained_further(self) -> None:
+        network, hooks = new_network(), Watching()
+        run(network, hooks, batches(), num_steps=5, checkpoint_every_steps=4)
+        state = decode_state(hooks.states[4])
+        again = Network()
+        run(again, Watching(), iter(()), resume=state, num_steps=4)
+        assert all(torch.equal(again.state_dict()[name], value) for name, value in state["network"].items())
+
+    def test_states_load_without_running_code(self) -> None:
+        hooks = Watching()
+        run(new_network(), hooks, batches(), num_steps=2, checkpoint_every_steps=1)
+        # decode_state refuses anything but tensors and plain values
+        assert decode_state(hooks.states[1])["step"] == 1
+
+
+class TestLossThatIsNotFinite:
+    def test_is_raised_with_its_step(self) -> None:
+        with pytest.raises(TrainingError, match=r"the loss is nan at or shortly before step 7\. Lower"):
+            run(new_network(), Watching(), batches(spoiled_step=7))
+
+    def test_is_noticed_at_the_next_log(self) -> None:
+        with pytest.raises(TrainingError, match="before step 8"):
+            run(new_network(), Watching(), batches(spoiled_step=7), log_every_steps=4)
+
+    def test_never_reaches_a_checkpoint(self) -> None:
+        hooks = Watching()
+        with pytest.raises(TrainingError, match="before step 6"):
+            run(new_network(), hooks, batches(spoiled_step=5), log_every_steps=NEVER, checkpoint_every_steps=3)
+        assert list(hooks.states) == [3]
+
+
+class TestHooks:
+    def test_are_called_at_their_steps_and_at_the_end(self) -> None:
+        hooks = Watching()
+        result = run(
+            new_network(), hooks, batches(), log_every_steps=5, evaluate_every_steps=4, checkpoint_every_steps=3
+        )
+        assert hooks.logged == [5, 10, 12]
+        assert hooks.evaluated == [4, 8, 12]
+        # the end is saved as a finished run, not as a checkpoint
+        assert list(hooks.states) == [3, 6, 9]
+        assert [entry["step"] for entry in result.history] == [4, 5, 8, 10, 12, 12]
+
+    def test_logged_loss_is_the_mean_since_the_last_log(self) -> None:
+        each = run(new_network(), Watching(), batches()).history
+        every_third = run(new_network(), Watching(), batches(), log_every_steps=3).history
+        losses = [entry["loss"] for entry in each if "loss" in entry]
+        found = [entry["loss"] for entry in every_third if "loss" in entry]
+        np.testing.assert_allclose(found, np.reshape(losses, (4, 3)).mean(axis=1), rtol=1e-6)
+        assert {"0_cross_entropy", "1_kd", "learning_rate", *TIMED} < every_third[0].keys()
+
+    def test_training_goes_on_in_training_mode_after_an_evaluation(self) -> None:
+        plain = new_network()
+        run(plain, Watching(), batches(), evaluate_every_steps=2)
+        watched = new_network()
+        run(watched, Watching(watched), batches(), evaluate_every_steps=2)
+        assert watched.training
+        assert all(torch.equal(watched.state_dict()[name], value) for name, value in plain.state_dict().items())
+
+
+class TestSteps:
+    def test_gradients_are_clipped_to_the_given_norm(self) -> None:
+        network = new_network()
+        before = nn.utils.parameters_to_vector(network.parameters()).clone()
+        # the first step of Nesterov's SGD moves by (1 + momentum) times the gradient, so it shows the gradient's norm
+        plain = {
+            "optimizer": Optimizer(kind="sgd", learning_rate=1.0, weight_decay=0.0, momentum=0.5),
+            "schedule": Schedule(kind="constant", warmup_fraction=0.0),
+        }
+        run(network, Watching(), batches(), num_steps=1, gradient_clip=0.125, **plain)
+        moved = nn.utils.parameters_to_vector(network.parameters()) - before
+        # clip_grad_norm_ divides by the norm plus 1e-6
+        assert torch.linalg.vector_norm(moved).item() == pytest.approx(1.5 * 0.125, rel=1e-4)
+
+    def test_the_loss_goes_down(self) -> None:
+        one = next(batches())
+        history = run(new_network(), Watching(), iter([one] * 60), num_steps=60).history
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])

@@ -1,0 +1,135 @@
+"""A cache that is not of these views, this teacher or this corpus is refused, and the difference is named."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kd_ray.cache.view_store import VIEWS_OBJECT, find_view_store
+from kd_ray.config.train import FeatureLoss
+from kd_ray.config.views import CenterCrop, Policy
+from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.errors import CacheCorrupt, CacheIncomplete, FingerprintMismatch, ViewMismatch
+from kd_ray.extraction.plan import KnownTeacher, TargetPlan
+from kd_ray.training.job import build, train
+from kd_ray.views import decode_views
+from tests.support.tiny_world import (
+    cached_source,
+    extract,
+    fit_settings,
+    pack_images,
+    plan_teacher,
+    plan_views,
+    save_teacher,
+    train_job,
+)
+
+OUTPUTS = ("summary",)
+LOSSES = (FeatureLoss(kind="feature", output="summary"),)
+
+
+class Unwatched:
+    def log(self, step, metrics) -> None: ...
+
+    def evaluate(self, step):
+        return {}
+
+    def checkpoint(self, state) -> None: ...
+
+
+@pytest.fixture
+def plan_for(tiny_corpus: PackedCorpus, tmp_path: Path) -> Callable[..., TargetPlan]:
+    def plan(teacher: KnownTeacher, *, num_views: int = 1) -> TargetPlan:
+        views = plan_views(tiny_corpus, tmp_path / "cache", num_views=num_views, unit_row_groups=4)
+        return plan_teacher(teacher, views, tiny_corpus, tmp_path / "cache", outputs=OUTPUTS)
+
+    return plan
+
+
+def train_from(plan: TargetPlan, teacher: KnownTeacher, corpus: PackedCorpus, *, verify_one_in: int = 1) -> None:
+    job = train_job(
+        corpus,
+        plan.view_set,
+        teacher,
+        losses=LOSSES,
+        source=cached_source(plan, verify_one_in=verify_one_in),
+        run_uri="never-written",
+        settings=fit_settings(3),
+    )
+    train(job, build(job), corpus=corpus, worker=0, num_workers=1, hooks=Unwatched(), resume=None)
+
+
+def store_digests_of_another_policy(plan: TargetPlan) -> None:
+    other = Policy(name="other", operations=(CenterCrop(kind="center_crop"),))
+    extract(replace(plan, job=replace(plan.job, policy=other)))
+
+
+def store_digests_of_the_neighbours(plan: TargetPlan) -> None:
+    """The views of `plan`, but each with the digest of the next image."""
+    extract(plan)
+    store = find_view_store(plan.job.cache_uri, plan.job.view_set)
+    assert store is not None
+    storage = store.collection.storage
+    for unit, commit in store.collection.commits().items():
+        rows = decode_views(storage.read(store.collection.object_name(commit, VIEWS_OBJECT)))
+        shifted = [
+            replace(row, digest=neighbour.digest) for row, neighbour in zip(rows, [*rows[1:], rows[0]], strict=True)
+        ]
+        storage.remove(f"{store.collection.folder}/commits/{unit.id}.0.json")
+        store.write(unit, shifted, np.array([row.sample_id for row in rows], np.uint64), attempt="second")
+
+
+@pytest.mark.parametrize("store", [store_digests_of_another_policy, store_digests_of_the_neighbours])
+def test_views_that_the_teacher_did_not_see_are_refused(plan_for, tiny_corpus, tiny_teacher, store) -> None:
+    plan = plan_for(tiny_teacher)
+    store(plan)
+    with pytest.raises(ViewMismatch) as caught:
+        train_from(plan, tiny_teacher, tiny_corpus)
+    named = re.match(
+        r"sample ([0-9a-f]{16}), view 0: the replayed view is not the one the teacher saw", str(caught.value)
+    )
+    assert named is not None
+    assert int(named[1], 16) in tiny_corpus.members("train").sample_ids
+
+
+def test_views_are_checked_as_often_as_asked(plan_for, tiny_corpus, tiny_teacher) -> None:
+    plan = plan_for(tiny_teacher)
+    store_digests_of_another_policy(plan)
+    # which views are looked at depends on their sample ids alone: here on none of the first 48
+    train_from(plan, tiny_teacher, tiny_corpus, verify_one_in=10**18)
+
+
+def test_targets_of_other_weights_are_refused(plan_for, tiny_corpus, tiny_teacher, tmp_path) -> None:
+    extract(plan_for(tiny_teacher))
+    other = save_teacher(tmp_path, seed=1)
+    old, new = tiny_teacher.weights_fingerprint, other.weights_fingerprint
+    with pytest.raises(FingerprintMismatch, match=f"first difference: teacher.weights: '{old}' -> '{new}'"):
+        train_from(plan_for(other), other, tiny_corpus)
+
+
+def test_targets_of_another_precision_are_refused(plan_for, tiny_corpus, tiny_teacher) -> None:
+    extract(plan_for(tiny_teacher))
+    other = replace(tiny_teacher, config=tiny_teacher.config.model_copy(update={"precision": "bfloat16"}))
+    with pytest.raises(
+        FingerprintMismatch, match=r"first difference: teacher\.precision: 'float32' -> 'bfloat16'\. Run the extract"
+    ):
+        train_from(plan_for(other), other, tiny_corpus)
+
+
+def test_views_that_are_not_there_yet_are_counted(plan_for, tiny_corpus, tiny_teacher) -> None:
+    extract(plan_for(tiny_teacher, num_views=2))
+    with pytest.raises(CacheIncomplete, match=r"4 of 8 units are not committed, the first is train-00000\.g"):
+        train_from(plan_for(tiny_teacher, num_views=3), tiny_teacher, tiny_corpus)
+
+
+def test_targets_of_other_samples_are_refused(plan_for, tiny_corpus, tiny_teacher, tmp_path) -> None:
+    """The same files, packed in another order: another corpus, whose targets are not to be read in its place."""
+    plan = plan_for(tiny_teacher)
+    extract(plan)
+    source = Path(tiny_corpus.uri).parent / "source"
+    other = pack_images(source, tmp_path / "packed", seed=1)
+    with pytest.raises(CacheCorrupt, match=r"was made from other samples than the corpus holds there"):
+        train_from(plan, tiny_teacher, other)
