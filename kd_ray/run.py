@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,11 +14,13 @@ from rich.console import Console
 from kd_ray.config.load import load_recipe
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.resolved import recipe_hash, recipe_yaml, versions
+from kd_ray.config.stages import STAGES
 from kd_ray.errors import KdRayError, RecipeError
 from kd_ray.storage import is_remote, open_storage
 from kd_ray.telemetry.events import EventLog
-from pipelines.context import STAGES, Run
-from pipelines.stages.report import Report
+
+if TYPE_CHECKING:
+    from pipelines.stages.report import Report
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -27,13 +29,14 @@ LOG_WIDTH = 120
 
 def run_recipe(
     recipe: Recipe, *, console: Console, stages: Sequence[str] = STAGES, dry_run: bool = False
-) -> Report | None:
+) -> "Report | None":
     """Run the stages of a recipe, or with `dry_run` only print the resolved recipe and the plan.
 
     Raises:
         KdRayError: anything a user can cause; the message is one paragraph.
     """
     from kd_ray.engine.session import RaySession, is_submitted_job
+    from pipelines.context import Run
     from pipelines.distill import distill
     from pipelines.dry_run import show_plan
 

@@ -19,8 +19,6 @@ from kd_ray.telemetry.units import human_seconds
 if TYPE_CHECKING:
     from kd_ray.engine.board import Standing
 
-STAGES = ("pack", "finetune", "plan", "extract", "train", "evaluate", "export", "report")
-
 Record = dict[str, Any]
 Result = TypeVar("Result")
 

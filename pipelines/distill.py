@@ -1,6 +1,7 @@
 """The whole job, stage after stage; each finds what is committed and does only the rest."""
 
-from pipelines.context import STAGES, Run
+from kd_ray.config.stages import STAGES
+from pipelines.context import Run
 from pipelines.stages.evaluate import evaluate_models
 from pipelines.stages.export import export_model
 from pipelines.stages.extract import extract_targets

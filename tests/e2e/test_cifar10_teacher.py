@@ -6,11 +6,12 @@ import torch
 from rich.console import Console
 
 from kd_ray.config.load import load_recipe
+from kd_ray.config.stages import STAGES
 from kd_ray.evaluate.evaluation import CachedLogits, score
 from kd_ray.extraction.job import build_extractor
 from kd_ray.storage import open_storage
 from kd_ray.telemetry.events import EventLog
-from pipelines.context import STAGES, Run
+from pipelines.context import Run
 from pipelines.stages.finetune import prepare_teachers
 from pipelines.stages.pack import pack_corpus
 from pipelines.stages.plan import make_plan

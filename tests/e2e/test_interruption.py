@@ -19,12 +19,13 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def half_done(finished: FinishedRun, tmp_path: Path) -> Iterator[tuple[Path, list[str], Path]]:
-    """The finished run's corpus and teacher without its cache, and the command that extracts it."""
+    """The finished run without its cache, the command that fills it again, and the folder of its Ray."""
     assert finished.completed.returncode == 0
     out = tmp_path / "out"
-    shutil.copytree(finished.out, out, ignore=shutil.ignore_patterns("cache", "runs", "export", "extract-*", "*.json"))
-    for folder in ("corpus", "teachers"):
-        shutil.copytree(finished.out / folder, out / folder, dirs_exist_ok=True)
+    shutil.copytree(finished.out, out)
+    shutil.rmtree(out / "cache")
+    for left_over in [out / "metrics.json", *(out / "stages").glob("extract-*")]:
+        left_over.unlink()
     with ray_folder() as folder:
         yield out, kd_ray("conf/quickstart.yaml", f"out={out}", f"cluster.temp_dir={folder}", *SMALL), folder
 

@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 RAY = str(Path(sys.executable).parent / "ray")
 # Disabled on both sides: the head listens on loopback alone. An earlier ray.init may have left a token, and then the
 # head would ask for it while the client sends none.
-ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # as in an activated environment
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 def free_ports(count: int) -> list[int]:
@@ -50,16 +56,14 @@ def dashboard() -> Iterator[str]:
         with (folder / "head.log").open("wb") as log:
             head = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
         address = f"http://127.0.0.1:{dashboard_port}"
-        wait_until(lambda: answers(f"{address}/api/version"), timeout_s=120, what="the head's dashboard", every_s=0.5)
-        wait_until(
-            lambda: answers(f"http://127.0.0.1:{agent_port}/api/local_raylet_healthz"),
-            timeout_s=120,
-            what="the head's job agent",
-            every_s=0.5,
-        )
-        yield address
-        head.terminate()
-        head.wait(timeout=30)
+        health = f"http://127.0.0.1:{agent_port}/api/local_raylet_healthz"
+        try:
+            for url, what in ((f"{address}/api/version", "dashboard"), (health, "job agent")):
+                wait_until(partial(answers, url), timeout_s=120, what=f"the head's {what}", every_s=0.5)
+            yield address
+        finally:
+            head.kill()  # on SIGTERM it would drain for half a minute
+            head.wait()
 
 
 def submit(dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]:
