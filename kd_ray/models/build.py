@@ -3,7 +3,6 @@
 import difflib
 from typing import Any, assert_never
 
-import timm
 from torch import nn
 
 from kd_ray.config.models import CifarResNet as CifarResNetConfig
@@ -33,6 +32,8 @@ def model_name(config: Model) -> str:
 
 
 def _build_timm(config: TimmModel, *, num_classes: int | None) -> nn.Module:
+    import timm  # 4 s, torchvision included: only where a timm model is built
+
     is_registered = ":" not in config.name  # else hf-hub: or local-dir:, which name their architecture themselves
     if is_registered and not timm.is_model(config.name):
         raise ModelError(f"timm {timm.__version__} has no model {config.name!r}; {_suggestion(config.name)}")
@@ -56,6 +57,8 @@ def _build_timm(config: TimmModel, *, num_classes: int | None) -> nn.Module:
 
 
 def _suggestion(name: str) -> str:
+    import timm  # 4 s, torchvision included: only where a timm model is built
+
     architecture = name.split(".", maxsplit=1)[0]
     close = difflib.get_close_matches(architecture, timm.list_models(), n=5)
     return f"did you mean {', '.join(close)}?" if close else "timm.list_models() gives the names."

@@ -3,7 +3,6 @@
 import math
 from typing import assert_never
 
-import timm.optim
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,6 +15,8 @@ def build_optimizer(config: Optimizer, module: nn.Module) -> torch.optim.Optimiz
 
     Give the module itself, not its DistributedDataParallel wrapper, which hides `no_weight_decay`.
     """
+    import timm.optim  # 4 s, torchvision included: only where something is trained
+
     optimizer = timm.optim.create_optimizer_v2(  # type: ignore[attr-defined]
         module,
         # timm's "sgd" is Nesterov's, which needs momentum
