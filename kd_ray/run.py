@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from kd_ray.config.load import load_recipe
+from kd_ray.config.locations import with_absolute_locations
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.resolved import recipe_hash, recipe_yaml, versions
 from kd_ray.config.stages import STAGES
@@ -43,6 +44,7 @@ def run_recipe(
     if is_submitted_job():
         _refuse_relative(recipe)
     chosen = _known_stages(stages)
+    recipe = with_absolute_locations(recipe, base=Path.cwd())
     events = EventLog(None if is_remote(recipe.out) or dry_run else Path(recipe.out) / "events.jsonl")
     with RaySession(recipe.cluster) as session:
         run = Run(

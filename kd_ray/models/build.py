@@ -26,11 +26,6 @@ def build_model(config: Model, *, num_classes: int | None) -> nn.Module:
             assert_never(config)
 
 
-def model_name(config: Model) -> str:
-    """What messages call the model."""
-    return config.name if isinstance(config, TimmModel) else f"cifar_resnet {config.depth}"
-
-
 def _build_timm(config: TimmModel, *, num_classes: int | None) -> nn.Module:
     import timm  # 4 s, torchvision included: only where a timm model is built
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kd_ray.config.models import Model, TimmModel
 from kd_ray.errors import ModelError
-from kd_ray.models.build import build_model, model_name
+from kd_ray.models.build import build_model
 from kd_ray.models.outputs import model_outputs
 
 
@@ -55,6 +55,6 @@ def _meta_outputs(
         return model_outputs(module, x_BCHW, names=names, spatial_stage=spatial_stage)
     except (AssertionError, RuntimeError) as error:
         raise ModelError(
-            f"{model_name(config)} cannot give {', '.join(names)} for {size_px[0]}x{size_px[1]} px: {error}. "
+            f"{config.title} cannot give {', '.join(names)} for {size_px[0]}x{size_px[1]} px: {error}. "
             f"Ask for other outputs, change input.size_px, or give model.args (img_size, dynamic_img_size: true)."
         ) from error

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kd_ray.config.models import CifarResNet, Student, TimmModel
 from kd_ray.errors import ModelError
-from kd_ray.models.build import model_name
 from kd_ray.models.weights import weights_bytes
 from kd_ray.storage import Storage
 
@@ -108,7 +107,7 @@ def _onnx_bytes(module: nn.Module, config: Student) -> bytes:
         )
     except torch.onnx.OnnxExporterError as error:
         raise ModelError(
-            f"{model_name(config.model)} cannot be exported to ONNX: {error}. Set onnx: false, or use another student."
+            f"{config.model.title} cannot be exported to ONNX: {error}. Set onnx: false, or use another student."
         ) from error
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
@@ -127,7 +126,7 @@ def _checked_difference(module: nn.Module, program: bytes, config: Student) -> f
     scale = float(wanted_BK.abs().max())
     if not difference <= ONNX_TOLERANCE * scale:  # so that NaN fails
         raise ModelError(
-            f"{model_name(config.model)}: the ONNX model's logits differ from PyTorch's by {difference:.3g}, more than "
+            f"{config.model.title}: the ONNX model's logits differ from PyTorch's by {difference:.3g}, more than "
             f"{ONNX_TOLERANCE} of their scale {scale:.3g}; nothing was written to {ONNX_NAME}. "
             f"Set onnx: false, or use another student."
         )

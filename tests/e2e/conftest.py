@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import SMALL, kd_ray, ray_folder, run
+from tests.support.processes import ROOT, SMALL, kd_ray, ray_folder, run
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,11 @@ class FinishedRun:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRun]:
-    out = tmp_path_factory.mktemp("quickstart") / "out"
+    """Started in a folder of its own with a relative `out`; later commands find the same place by its absolute path."""
+    home = tmp_path_factory.mktemp("quickstart")
+    recipe = str(ROOT / "conf" / "quickstart.yaml")
     with ray_folder() as folder:
-        command = kd_ray("conf/quickstart.yaml", f"out={out}", f"cluster.temp_dir={folder}", *SMALL)
-        yield FinishedRun(out=out, command=command, completed=run(command))
+        completed = run(kd_ray(recipe, "out=out", f"cluster.temp_dir={folder}", *SMALL), cwd=home)
+        out = home / "out"
+        command = kd_ray(recipe, f"out={out}", f"cluster.temp_dir={folder}", *SMALL)
+        yield FinishedRun(out=out, command=command, completed=completed)
