@@ -157,6 +157,9 @@ class Teacher(Section):
     model: Model
     weights: str | None = Field(default=None, description="safetensors, or a weights-only checkpoint; any URI")
     input: Input
+    num_classes: PositiveInt | None = Field(
+        default=None, description="null: the corpus's, or the model's own where it comes pretrained and stays as it is"
+    )
     precision: Precision = "float32"
     outputs: Outputs
     finetune: Finetune | None = None
@@ -181,3 +184,9 @@ class Student(Section):
     model: Model
     weights: str | None = None
     input: Input
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "Student":
+        if self.weights is not None and isinstance(self.model, TimmModel) and self.model.pretrained:
+            raise ValueError("both weights and model.pretrained are given; keep one")
+        return self

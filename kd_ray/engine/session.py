@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,8 +68,11 @@ class RaySession:
         import ray
 
         try:
+            on_terminate = signal.getsignal(signal.SIGTERM)
             with _stderr_without(LOG_LEVEL_LINE):
                 ray.init(**self._arguments())
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_terminate)  # ray.init has put its own in the place of ours
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = self.cluster.address or "this machine"
             raise ClusterError(f"cluster.address: cannot use a Ray cluster at {where}: {error}.") from error

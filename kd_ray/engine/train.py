@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import ray
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
@@ -22,6 +24,7 @@ from kd_ray.engine.board import Standing, watched_board
 from kd_ray.engine.failures import own_error
 from kd_ray.engine.session import hush, limit_threads, worker_device
 from kd_ray.evaluate.predict import evaluating, predict
+from kd_ray.storage import is_remote
 from kd_ray.students.student import StudentModel
 from kd_ray.training.fit import Metrics, State
 from kd_ray.training.job import TrainJob, build, decode_state, encode_state, is_finished, save_run, train
@@ -70,7 +73,7 @@ def train_group(
                 torch_config=TorchConfig(backend="nccl" if num_gpus else "gloo"),
                 run_config=RunConfig(
                     name=name,
-                    storage_path=storage_uri,
+                    **_storage(storage_uri),
                     failure_config=FailureConfig(max_failures=max_failures),
                     checkpoint_config=CheckpointConfig(num_to_keep=2),
                     **run_settings,
@@ -81,6 +84,14 @@ def train_group(
         if known is None:
             raise
         raise known from None
+
+
+def _storage(uri: str) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints; by fsspec, so that one set of credentials and endpoints serves all."""
+    if not is_remote(uri):
+        return {"storage_path": uri}
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from kd_ray.cache.plan import spans_of
 from kd_ray.cache.units import Span
 from kd_ray.config.corpus import Labels
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.errors import CorpusError
 
 
 def full_order(corpus: PackedCorpus, spans: list[Span], *, seed: int, num_lanes: int, window: int) -> Order:
@@ -20,7 +21,11 @@ def full_order(corpus: PackedCorpus, spans: list[Span], *, seed: int, num_lanes:
 
 
 def labelled_order(corpus: PackedCorpus, labels: Labels, *, seed: int, num_lanes: int, window: int | None) -> Order:
-    """The rows of the training split whose label may be used; `window` None shuffles all of them together."""
+    """The rows of the training split whose label may be used; `window` None shuffles all of them together.
+
+    Raises:
+        CorpusError: there is none.
+    """
     usable = corpus.labelled_ids("train", labels)
     shards = {shard.name: len(shard.rows_per_group) for shard in corpus.shards("train")}
     pinned = []
@@ -29,4 +34,9 @@ def labelled_order(corpus: PackedCorpus, labels: Labels, *, seed: int, num_lanes
         chosen = np.flatnonzero(np.isin(rows.sample_ids, usable))
         if len(chosen):
             pinned.append(SnapshotSpan(span=span, rows=tuple(chosen.tolist())))
+    if not pinned:
+        raise CorpusError(
+            f"{corpus.uri}: no training image has a label that may be used. Give labels, correct the recipe's labels "
+            "section, or train without cross_entropy, finetune and train.reference."
+        )
     return Order(spans=tuple(pinned), seed=seed, num_lanes=num_lanes, window=window or len(pinned))

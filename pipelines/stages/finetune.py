@@ -43,9 +43,11 @@ def known_teacher(run: Run, corpus: PackedCorpus, name: str, config: Teacher) ->
 
 
 def num_classes_of(config: Teacher, corpus: PackedCorpus) -> int | None:
-    """The corpus's classes, or None for the model's own where it comes pretrained and is not trained here."""
+    """The recipe's, else the corpus's; None for the model's own where it comes pretrained and is not trained here."""
+    if config.num_classes is not None:
+        return config.num_classes
     pretrained = isinstance(config.model, TimmModel) and config.model.pretrained
-    return None if pretrained and config.finetune is None else len(corpus.classes)
+    return None if pretrained and config.finetune is None else len(corpus.classes) or None
 
 
 def _prepare(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher:

@@ -21,6 +21,7 @@ from pipelines.stages.plan import CachePlan
 from pipelines.stages.train import TrainedStudent
 
 SHEET_SAMPLES = 8
+PAGE = "current"  # there is one page, of the last recipe that wrote it
 RESULT_HEADINGS = ("model", "parameters", "top-1", "agrees with teacher", "calibration error")
 STAGE_HEADINGS = ("stage", "this run", "work took", "images", "images/s")
 
@@ -46,12 +47,13 @@ def write_report(
     results = _results(teachers, students, evaluation)
     html_uri = join(run.storage.uri, "report.html")
     key = key_of(results=results, recipe=run.recipe.model_dump(mode="json"))
-    if run.record("report", key) is not None and run.storage.exists("report.html"):
+    if run.storage.exists("report.html") and run.record("page", PAGE) == {"key": key}:
         run.committed_outcome("report", key=key, detail=html_uri)
     else:
 
         def do(_meter: Meter) -> tuple[None, int, str]:
             _write_page(run, corpus, plan, students, evaluation, results)
+            run.write_record("page", PAGE, {"key": key})
             return None, 0, html_uri
 
         run.work("report", do, key=key)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.errors import RecipeError
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join, open_storage
 from kd_ray.telemetry.progress import Meter
@@ -205,9 +206,27 @@ def _settings(train: Train, num_steps: int) -> FitSettings:
 
 
 def _num_classes(train: Train, teachers: Mapping[str, KnownTeacher], recipe: Recipe, corpus: PackedCorpus) -> int:
-    """Those of the logits that the student must match; else the corpus's."""
-    matched = [teachers[recipe.teacher_of(loss)] for loss in train.losses if isinstance(loss, KdLoss)]
-    return int(matched[0].shapes["logits"][-1]) if matched else max(len(corpus.classes), 1)
+    """Those of the logits that the student must match; else the corpus's.
+
+    Raises:
+        RecipeError: the losses on the logits speak of different classes.
+    """
+    wanted = {
+        f"the logits of teacher {recipe.teacher_of(loss)!r}": int(
+            teachers[recipe.teacher_of(loss)].shapes["logits"][-1]
+        )
+        for loss in train.losses
+        if isinstance(loss, KdLoss)
+    }
+    if train.reference or any(isinstance(loss, CrossEntropyLoss) for loss in train.losses):
+        wanted["the corpus's labels"] = len(corpus.classes)
+    if len(set(wanted.values())) > 1:
+        told = ", ".join(f"{count} in {what}" for what, count in wanted.items())
+        raise RecipeError(
+            f"train.losses: the student has one classifier, but the classes differ: {told}. Use a feature loss for a "
+            "teacher of other classes, finetune it on these, or drop cross_entropy and train.reference."
+        )
+    return next(iter(wanted.values()), max(len(corpus.classes), 1))
 
 
 def _finished(jobs: list[TrainJob]) -> list[TrainedStudent]:
