@@ -9,7 +9,7 @@ import s3fs
 from tests.support.processes import SMALL, kd_ray, ray_folder, run
 from tests.support.s3 import BUCKET, s3_server
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

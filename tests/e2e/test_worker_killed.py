@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conftest import FinishedRun
 from tests.support.processes import ROOT, SMALL, kd_ray, ray_folder, start, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETTINGS = (*SMALL, "train.epochs=20", "train.checkpoint_every_steps=50", "train.reference=false")
 
@@ -39,7 +39,7 @@ def parent(pid: int) -> int:
 
 
 def student_of(finished: FinishedRun, out: Path, *, kill: bool) -> bytes:
-    """The weights of a run that starts with the finished run's cache; with `kill`, one worker dies after a checkpoint."""
+    """The weights of a run from the finished run cache; with `kill`, one worker dies after a checkpoint."""
     shutil.copytree(finished.out, out)
     for folder in ("runs", "export"):
         shutil.rmtree(out / folder)
