@@ -29,10 +29,10 @@ test-unit: setup  ## no Ray, under a minute
 	$(PYTEST) -q -n 2 -m "not ray and not slow" tests/unit tests/contract
 
 test: test-unit  ## everything but the long repetitions
-	$(PYTEST) -q -m "not slow" tests/engine tests/e2e
+	$(PYTEST) -q -m "not slow" tests/e2e
 
 test-all: test-unit  ## with long repetitions and experiments
-	$(PYTEST) -q tests/engine tests/e2e
+	$(PYTEST) -q tests/e2e
 
 bench: setup  ## speed; prints tables and writes out/bench/*.json, never fails a test run
 	$(BIN)/python -m tests.benchmarks

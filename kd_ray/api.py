@@ -1,10 +1,12 @@
 """The one call for a notebook: `kd_ray.distill(data=…, teacher=…, student=…, out=…)`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kd_ray.config.load import recipe_from_values
+from kd_ray.errors import RecipeError
 from kd_ray.run import make_console, run_recipe
 
 ORIGIN = "kd_ray.distill"
@@ -58,7 +60,7 @@ def _values(
     teacher_section = _teacher(teacher, size)
     learns_logits = "finetune" in teacher_section or "weights" in teacher_section
     return {
-        "name": Path(out).name,
+        "name": re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(out).name).strip("-.") or "distill",
         "out": out,
         "corpus": {"packed_uri": f"{out}/corpus", **corpus},
         "labels": {"kind": "all" if learns_logits else "none"},
@@ -83,9 +85,26 @@ def _values(
 def _teacher(teacher: Model, size: Sequence[int]) -> dict[str, Any]:
     if isinstance(teacher, Mapping):
         return {"input": {"size_px": size}, **teacher}
+    import timm
+
+    trained_with = timm.get_pretrained_cfg(teacher)
+    if trained_with is None:
+        raise RecipeError(
+            f"teacher: timm {timm.__version__} has no pretrained model {teacher!r}; timm.list_pretrained()."
+        )
     return {
-        "model": {"kind": "timm", "name": teacher, "pretrained": True},
-        "input": {"size_px": size},
+        "model": {
+            "kind": "timm",
+            "name": teacher,
+            "pretrained": True,
+            "args": {"img_size": list(size)} if trained_with.fixed_input_size else {},
+        },
+        "input": {
+            "size_px": size,
+            "mean": trained_with.mean,
+            "std": trained_with.std,
+            "interpolation": trained_with.interpolation if trained_with.interpolation != "random" else "bicubic",
+        },
         "outputs": {"summary": {}},
     }
 

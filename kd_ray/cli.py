@@ -1,4 +1,6 @@
-"""The `kd-ray` command: `kd-ray run RECIPE …` is `python -m kd_ray.run RECIPE …`."""
+"""The `kd-ray` command: `kd-ray RECIPE …`, or `kd-ray run RECIPE …`, is `python -m kd_ray.run RECIPE …`."""
+
+import sys
 
 import typer
 
@@ -14,5 +16,7 @@ def root() -> None:
 
 
 def main() -> None:
-    """Entry point of the installed command."""
+    """Entry point of the installed command; `kd-ray RECIPE …` is short for `kd-ray run RECIPE …`."""
+    if len(sys.argv) > 1 and sys.argv[1].endswith((".yaml", ".yml")):
+        sys.argv.insert(1, "run")
     app()

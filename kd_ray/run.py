@@ -75,7 +75,12 @@ def main(
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         loaded = load_recipe(recipe, overrides or [])
-        run_recipe(loaded, console=console, stages=stages.split(",") if stages else STAGES, dry_run=dry_run)
+        run_recipe(
+            loaded,
+            console=console,
+            stages=[stage.strip() for stage in stages.split(",")] if stages else STAGES,
+            dry_run=dry_run,
+        )
     except KdRayError as error:
         Console(stderr=True).print("[bold red]error:[/] ", end="")
         Console(stderr=True, soft_wrap=True).print(str(error), markup=False, highlight=False)

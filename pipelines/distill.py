@@ -9,7 +9,7 @@ from pipelines.stages.finetune import prepare_teachers
 from pipelines.stages.pack import pack_corpus
 from pipelines.stages.plan import plan_cache
 from pipelines.stages.report import Report, write_report
-from pipelines.stages.train import train_students
+from pipelines.stages.train import check_student, train_students
 
 
 def distill(run: Run) -> Report | None:
@@ -25,6 +25,8 @@ def distill(run: Run) -> Report | None:
     plan = plan_cache(run, corpus, teachers)  # which units are missing; reads commits, computes nothing
     if last < STAGES.index("extract"):
         return None
+    if "train" in run.stages and any(each.missing for each in plan.all):
+        check_student(run.recipe, corpus, teachers)  # a mistake there must not cost a forward pass
     extract_targets(run, plan)  # the only stage that runs a teacher
     if last < STAGES.index("train"):
         return None

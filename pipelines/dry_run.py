@@ -52,11 +52,13 @@ def _show_estimate(
     count = "not packed yet" if num_images is None else f"{num_images:,} training images"
     console.print(f"  corpus: {count}, {recipe.views.count} views each", highlight=False)
     for name, teacher in recipe.all_teachers().items():
+        # how many logits there are is a matter of the corpus, unless the model comes with classes of its own
+        classes_known = corpus is not None or teacher.finetune is None
         shapes = output_shapes(
             teacher.model,
             size_px=teacher.input.size_px,
             num_classes=None if corpus is None else num_classes_of(teacher, corpus),
-            names=teacher.outputs.names(),
+            names=[name for name in teacher.outputs.names() if name != "logits" or classes_known],
             spatial_stage=teacher.outputs.spatial_stage,
         )
         sizes = {

@@ -6,6 +6,7 @@ attempt. Readers trust commits alone; a losing or a crashed attempt is garbage t
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ from kd_ray.cache.units import Span, Unit
 from kd_ray.errors import CacheCorrupt, CacheIncomplete
 from kd_ray.storage import Storage
 from kd_ray.storage.base import canonical_json
+
+NUM_READERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +132,9 @@ class Collection:
         for name in self.storage.list(f"{self.folder}/commits"):
             unit, generation = self._parse(name)
             newest[unit] = max(generation, newest.get(unit, 0))
-        return {unit: self._read(unit, generation) for unit, generation in sorted(newest.items())}
+        units = sorted(newest)
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            return dict(zip(units, pool.map(lambda unit: self._read(unit, newest[unit]), units), strict=True))
 
     def pin(self, wanted: Sequence[Unit]) -> PinnedUnits:
         """The commits of the `wanted` units by (span, view).

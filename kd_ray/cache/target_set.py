@@ -128,6 +128,15 @@ def open_output(cache_uri: str, target_set: Spec, spec: Spec, *, create: bool) -
     return Output(target_set=target_set, spec=spec, collection=Collection(storage=outputs, folder=spec.folder))
 
 
+def under_its_first_name(cache_uri: str, target_set: Spec) -> Spec:
+    """The target set under the name it was first stored by: what a recipe calls a teacher does not make it another."""
+    suffix = target_set.folder.removeprefix(target_set.name)
+    for folder in open_storage(join(cache_uri, "targets")).folders(""):
+        if folder.endswith(suffix):
+            return Spec(name=folder.removesuffix(suffix), identity=target_set.identity)
+    return target_set
+
+
 def find_output(cache_uri: str, target_set: Spec, spec: Spec) -> Output | None:
     """The output where it exists, None where nothing has been created yet.
 

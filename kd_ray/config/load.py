@@ -124,7 +124,9 @@ def _parse_override(override: str, merged: Any) -> tuple[list[str], Any, Problem
             return [], None, Problem(COMMAND_LINE, key, f"got index {part}", allowed)
         merged = _inside(merged, part)
     try:
-        return keys, yaml.safe_load(text) if text else "", None
+        value = yaml.safe_load(text) if text else ""
+        # to YAML " #" begins a comment; on a command line it is part of a path
+        return keys, text if isinstance(value, str) and text[:1] not in ("'", '"') else value, None
     except yaml.YAMLError:
         return keys, text, None
 

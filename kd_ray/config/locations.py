@@ -16,8 +16,8 @@ def with_absolute_locations(recipe: Recipe, *, base: Path) -> Recipe:
 def _absolute(value: Any, base: Path) -> Any:
     if isinstance(value, dict):
         return {
-            key: str(base / inner)
-            if key in LOCATION_KEYS and isinstance(inner, str) and "://" not in inner
+            key: str(base / Path(inner.removeprefix("file://")).expanduser())
+            if key in LOCATION_KEYS and isinstance(inner, str) and "://" not in inner.removeprefix("file://")
             else _absolute(inner, base)
             for key, inner in value.items()
         }

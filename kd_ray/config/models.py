@@ -174,6 +174,8 @@ class Teacher(Section):
             )
         if self.weights is not None and pretrained:
             raise ValueError("both weights and model.pretrained are given; keep one")
+        if self.num_classes is not None and self.finetune is not None:
+            raise ValueError("num_classes is that of the corpus where the teacher is finetuned; remove it")
         return self
 
 

@@ -84,4 +84,5 @@ class Views(Section):
     )
 
 
+EVALUATION_VIEW_SEED = 0
 EVALUATION_POLICY = Policy(name="evaluation", operations=(CenterCrop(kind="center_crop"),))

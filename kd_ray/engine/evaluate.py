@@ -33,7 +33,13 @@ def _evaluate(
     teacher_scores = {name: score(each) for name, each in cached.items() if each.logits_NK.shape[1] == num_classes}
     num_images = open_corpus(corpus_uri).num_samples("test")
     scores = {}
-    for done, (name, job) in enumerate(jobs.items()):
-        worker.write_standing(Standing(done * num_images, len(jobs) * num_images, name))
-        scores[name] = evaluate_student(job, device=worker.device)
+    done = 0
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        worker.write_standing(Standing(done, len(jobs) * num_images, name))
+
+    for name, job in jobs.items():
+        scores[name] = evaluate_student(job, device=worker.device, on_batch=count)
     return teacher_scores, scores

@@ -79,6 +79,27 @@ class RaySession:
         self._started = True
         hush()
 
+    def start_for(self, what: str, *, num_cpus: float, num_gpus: float, num_workers: int = 1) -> None:
+        """`start()`, then make sure that a cluster on this machine can ever give what a stage asks for at once.
+
+        A cluster elsewhere may grow; one here cannot, and Ray would wait for ever without a word.
+
+        Raises:
+            ClusterError: it cannot; what is asked and what there is.
+        """
+        self.start()
+        if self.cluster.address is not None or is_submitted_job():
+            return
+        import ray
+
+        total = ray.cluster_resources()
+        for name, wanted in (("CPU", num_cpus * num_workers), ("GPU", num_gpus * num_workers)):
+            if wanted > total.get(name, 0):
+                raise ClusterError(
+                    f"{what}: {num_workers} worker(s) need {wanted:g} {name} together, this machine's cluster has "
+                    f"{total.get(name, 0):g}. Lower the resources or workers of {what} in the recipe, or use a cluster."
+                )
+
     def _arguments(self) -> dict[str, Any]:
         shared: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if is_submitted_job():

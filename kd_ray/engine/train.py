@@ -57,9 +57,22 @@ def train_group(
         KdRayError: whatever of the project's own errors a worker raised.
     """
     hush()
-    num_gpus = group.resources.num_gpus
+    for attempts_left in reversed(range(max_failures + 1)):
+        if _attempt(group, name=name, storage_uri=storage_uri, on_progress=on_progress, is_last=attempts_left == 0):
+            return
+
+
+def _attempt(
+    group: TrainGroup, *, name: str, storage_uri: str, on_progress: Callable[[Standing], None], is_last: bool
+) -> bool:
+    """Run the worker group to its end; False where it failed in a way that another try may mend.
+
+    Ray would retry our own errors too (a wrong model, a corrupt cache, a loss that is not finite), at 20 s a time, so
+    the retries are made here, where the two can be told apart. Lost and preempted nodes are Ray's own affair.
+    """
     # Ray's stubs describe the older RunConfig; 2.60 runs the v2 one, which has logging_config.
     run_settings: dict[str, Any] = {"logging_config": LoggingConfig(log_level="ERROR")}
+    num_gpus = group.resources.num_gpus
     try:
         with watched_board(on_progress) as board:
             TorchTrainer(
@@ -74,16 +87,19 @@ def train_group(
                 run_config=RunConfig(
                     name=name,
                     **_storage(storage_uri),
-                    failure_config=FailureConfig(max_failures=max_failures),
+                    failure_config=FailureConfig(max_failures=0),
                     checkpoint_config=CheckpointConfig(num_to_keep=2),
                     **run_settings,
                 ),
             ).fit()
     except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
         known = own_error(error)
-        if known is None:
+        if known is not None:
+            raise known from None
+        if is_last or isinstance(error, ray.exceptions.RayError):
             raise
-        raise known from None
+        return False
+    return True
 
 
 def _storage(uri: str) -> dict[str, Any]:
@@ -167,7 +183,7 @@ class _WorkerHooks:
 
     def evaluate(self, step: int) -> Metrics:
         """Top-1 on the held-out split, each worker looking at its share of the row groups."""
-        if not self._job.losses.train_logits:
+        if not self._job.losses.train_logits or self._job.num_classes != len(self._corpus.classes):
             return {}
         with evaluating(self._student) as student:
             found = predict(

@@ -1,6 +1,6 @@
 """A finished student against the held-out split and its teacher's cached logits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from kd_ray.corpus.packed import open_corpus
 from kd_ray.errors import CacheCorrupt
 from kd_ray.evaluate.predict import Predictions, evaluating, predict
 from kd_ray.evaluate.scores import NO_LABEL, agreement, calibration_error, top1
-from kd_ray.models import build_model, load_weights
+from kd_ray.models import build_model, load_weights, without_pretrained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,9 @@ class EvaluationJob:
     teachers: Mapping[str, CachedLogits]
 
 
-def evaluate_student(job: EvaluationJob, *, device: str) -> dict[str, float]:
+def evaluate_student(
+    job: EvaluationJob, *, device: str, on_batch: Callable[[int], None] | None = None
+) -> dict[str, float]:
     """`top1`, `calibration_error`, `num_images`, and `agreement/<teacher>` for teachers with the same classes.
 
     Nothing where no loss was on the logits: the classifier is as it was initialised, and a score of it would mislead.
@@ -70,7 +72,7 @@ def evaluate_student(job: EvaluationJob, *, device: str) -> dict[str, float]:
     if not job.classifier_is_trained:
         return {}
     corpus = open_corpus(job.corpus_uri)
-    module = build_model(job.student.model, num_classes=job.num_classes)
+    module = build_model(without_pretrained(job.student.model), num_classes=job.num_classes)
     load_weights(module, job.weights_uri)
     with evaluating(module.to(device)) as student:
         found = predict(
@@ -81,8 +83,10 @@ def evaluate_student(job: EvaluationJob, *, device: str) -> dict[str, float]:
             size=job.student.input,
             batch_size=job.batch_size,
             device=torch.device(device),
+            on_batch=on_batch,
         )
-    scores = score(found)
+    # logits over other classes than the labels can agree with a teacher, but be neither right nor wrong
+    scores = score(found) if job.num_classes == len(corpus.classes) else {"num_images": float(len(found.labels))}
     for name, cached in job.teachers.items():
         teacher = cached.read(job.corpus_uri)
         if teacher.logits_NK.shape[1] == found.logits_NK.shape[1]:

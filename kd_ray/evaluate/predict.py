@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kd_ray.config.models import Input
-from kd_ray.config.views import Policy
+from kd_ray.config.views import EVALUATION_VIEW_SEED, Policy
 from kd_ray.corpus.decode import decode
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.corpus.source import SplitName
 from kd_ray.models.pixels import to_input
 from kd_ray.views import draw, render
-
-EVALUATION_VIEW_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

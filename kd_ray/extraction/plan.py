@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import prod
 
 from kd_ray.cache.codecs import bytes_per_value
-from kd_ray.cache.plan import Grid, choose_grid, missing_units, spans_of, wanted_units
+from kd_ray.cache.plan import MAX_OBJECT_BYTES, Grid, choose_grid, missing_units, spans_of, wanted_units
 from kd_ray.cache.spec import Spec, output_spec, target_set_spec
-from kd_ray.cache.target_set import find_output
+from kd_ray.cache.target_set import find_output, under_its_first_name
 from kd_ray.cache.units import Span, Unit
 from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.models import Teacher
@@ -15,9 +15,12 @@ from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.corpus.source import SplitName
+from kd_ray.errors import ExtractionError, RecipeError
 from kd_ray.extraction.job import ExtractJob
 from kd_ray.teachers.identity import teacher_identity
 from kd_ray.views import view_set_identity
+
+MAX_UNIT_BYTES = 4 * MAX_OBJECT_BYTES  # a worker holds a unit several times over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +112,9 @@ def plan_view_set(
         unit_views=cache.unit_views,
     )
     store = find_view_store(cache.uri, spec)
-    grid = store.grid if store is not None else grid
+    if store is not None:
+        _refuse_other_grid(store.grid, cache, where=f"{cache.uri}/views/{spec.folder}")
+        grid = store.grid
     groups = {shard.name: shard.rows_per_group for shard in corpus.shards(split)}
     spans = spans_of({name: len(rows) for name, rows in groups.items()}, unit_row_groups=grid.unit_row_groups)
     existing = store.units() if store is not None else []
@@ -123,6 +128,27 @@ def plan_view_set(
         rows_of={span: sum(groups[span.shard][span.group_start : span.group_stop]) for span in spans},
         units=tuple(wanted_units(spans, num_views=num_views, grid=grid, existing=existing)),
     )
+
+
+def _refuse_other_grid(grid: Grid, cache: CacheSettings, *, where: str) -> None:
+    for key, found in (("unit_row_groups", grid.unit_row_groups), ("unit_views", grid.unit_views)):
+        wanted = getattr(cache, key)
+        if wanted is not None and wanted != found:
+            raise RecipeError(
+                f"cache.{key}: got {wanted}, but {where} was cut with {found} when it was created, for all teachers. "
+                f"Remove cache.{key}, or use another cache.uri."
+            )
+
+
+def _refuse_huge_units(view_set: ViewSetPlan, sizes: Mapping[str, int], *, teacher: str) -> None:
+    for name, size in sizes.items():
+        largest = max((view_set.rows_of[unit.span] * unit.num_views * size for unit in view_set.units), default=0)
+        if largest > MAX_UNIT_BYTES:
+            raise ExtractionError(
+                f"teacher {teacher}: one unit of its {name} would be {largest:,} bytes, more than {MAX_UNIT_BYTES:,}: "
+                f"the views were cut for narrower outputs ({view_set.grid}). Use another cache.uri or views.seed, or "
+                "smaller cache.unit_row_groups and cache.unit_views on a new cache."
+            )
 
 
 def plan_targets(
@@ -139,6 +165,7 @@ def plan_targets(
     target_set = target_set_spec(
         teacher.name, teacher=identity, view_set_fingerprint=view_set.spec.fingerprint, corpus_id=corpus.corpus_id
     )
+    target_set = under_its_first_name(cache_uri, target_set)
     specs = {
         name: output_spec(
             name,
@@ -148,6 +175,8 @@ def plan_targets(
         )
         for name in outputs
     }
+    sizes = {name: size for name, size in bytes_per_view(teacher.config, teacher.shapes).items() if name in outputs}
+    _refuse_huge_units(view_set, sizes, teacher=teacher.name)
     without_output: set[Unit] = set()
     for spec in specs.values():
         output = find_output(cache_uri, target_set, spec)
@@ -174,7 +203,5 @@ def plan_targets(
         view_set=view_set,
         missing=tuple(unit for unit in view_set.units if unit in without_output | without_views),
         forwards_missing=view_set.views_in(sorted(without_output)),
-        bytes_per_view={
-            name: size for name, size in bytes_per_view(teacher.config, teacher.shapes).items() if name in outputs
-        },
+        bytes_per_view=sizes,
     )

@@ -1,6 +1,6 @@
 """Networks by kind, their weights, their outputs and shapes, their input, and their optimisers."""
 
-from kd_ray.models.build import build_model
+from kd_ray.models.build import build_model, without_pretrained
 from kd_ray.models.optim import build_optimizer, build_schedule
 from kd_ray.models.outputs import OutputModel, model_outputs
 from kd_ray.models.pixels import to_input
@@ -19,4 +19,5 @@ __all__ = [
     "save_weights",
     "state_fingerprint",
     "to_input",
+    "without_pretrained",
 ]

@@ -26,6 +26,11 @@ def build_model(config: Model, *, num_classes: int | None) -> nn.Module:
             assert_never(config)
 
 
+def without_pretrained(config: Model) -> Model:
+    """The same network with nothing downloaded, for where weights are loaded over it at once."""
+    return config.model_copy(update={"pretrained": False}) if isinstance(config, TimmModel) else config
+
+
 def _build_timm(config: TimmModel, *, num_classes: int | None) -> nn.Module:
     import timm  # 4 s, torchvision included: only where a timm model is built
 

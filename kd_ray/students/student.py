@@ -75,14 +75,15 @@ def build_student(
         names=_backbone_outputs(sources.values()),
         spatial_stage=-1,
     )
+    # before the heads, which draw random numbers too: one seed gives one backbone whatever the losses
+    backbone = build_model(config.model, num_classes=num_classes)
+    if config.weights is not None:
+        load_weights(backbone, config.weights)
     heads = {
         key: build_head(loss.head, in_width=shapes[loss.output][-1], out_width=target_shapes[int(key)][-1])
         for key, loss in feature_losses.items()
     }
     grids = {key: _grid(target_shapes[int(key)]) for key, source in sources.items() if source == "spatial"}
-    backbone = build_model(config.model, num_classes=num_classes)
-    if config.weights is not None:
-        load_weights(backbone, config.weights)
     _freeze_unreached(backbone, config, num_classes=num_classes, losses=losses)
     return StudentModel(backbone, heads=heads, sources=sources, grids=grids)
 

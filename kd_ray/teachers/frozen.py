@@ -12,7 +12,7 @@ from torch import nn
 
 from kd_ray.config.models import Precision, Teacher, TimmModel
 from kd_ray.errors import ExtractionError, WeightsError
-from kd_ray.models import build_model, load_weights, model_outputs, state_fingerprint, to_input
+from kd_ray.models import build_model, load_weights, model_outputs, state_fingerprint, to_input, without_pretrained
 from kd_ray.models.pixels import to_tensor
 
 DTYPES: Mapping[Precision, torch.dtype] = {
@@ -30,8 +30,8 @@ def load_teacher(config: Teacher, *, num_classes: int | None, weights_uri: str |
         ModelError: the network cannot be built.
         WeightsError: the weights do not fit, or there are none.
     """
-    module = build_model(config.model, num_classes=num_classes)
     uri = weights_uri or config.weights
+    module = build_model(config.model if uri is None else without_pretrained(config.model), num_classes=num_classes)
     if uri is not None:
         load_weights(module, uri)
     elif not (isinstance(config.model, TimmModel) and config.model.pretrained):

@@ -9,6 +9,8 @@ from kd_ray.config.corpus import Labels
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CorpusError
 
+MAX_WINDOW = 64  # row groups whose images are held in memory at once
+
 
 def full_order(corpus: PackedCorpus, spans: list[Span], *, seed: int, num_lanes: int, window: int) -> Order:
     """Every row of the given spans of the training split."""
@@ -21,7 +23,7 @@ def full_order(corpus: PackedCorpus, spans: list[Span], *, seed: int, num_lanes:
 
 
 def labelled_order(corpus: PackedCorpus, labels: Labels, *, seed: int, num_lanes: int, window: int | None) -> Order:
-    """The rows of the training split whose label may be used; `window` None shuffles all of them together.
+    """The rows of the training split whose label may be used; `window` None shuffles as many as memory should hold.
 
     Raises:
         CorpusError: there is none.
@@ -39,4 +41,4 @@ def labelled_order(corpus: PackedCorpus, labels: Labels, *, seed: int, num_lanes
             f"{corpus.uri}: no training image has a label that may be used. Give labels, correct the recipe's labels "
             "section, or train without cross_entropy, finetune and train.reference."
         )
-    return Order(spans=tuple(pinned), seed=seed, num_lanes=num_lanes, window=window or len(pinned))
+    return Order(spans=tuple(pinned), seed=seed, num_lanes=num_lanes, window=window or min(len(pinned), MAX_WINDOW))

@@ -42,7 +42,8 @@ def evaluate_models(run: Run, corpus: PackedCorpus, students: list[TrainedStuden
         return found
 
     def do(meter: Meter) -> tuple[Evaluation, int, str]:
-        run.session.start()
+        resources = run.recipe.evaluate.resources
+        run.session.start_for("evaluate", num_cpus=resources.num_cpus, num_gpus=resources.num_gpus)
         from kd_ray.engine.evaluate import evaluate_on_worker
         from kd_ray.evaluate.evaluation import EvaluationJob
 

@@ -45,19 +45,19 @@ def _export_uri(recipe: Recipe, student: TrainedStudent) -> str:
 
 
 def _export(recipe: Recipe, corpus: PackedCorpus, student: TrainedStudent) -> Record:
-    from kd_ray.models import build_model, load_weights
+    from kd_ray.models import build_model, load_weights, without_pretrained
     from kd_ray.students.export import export_student
 
     job = student.job
-    module = build_model(job.student.model, num_classes=job.num_classes)
+    module = build_model(without_pretrained(job.student.model), num_classes=job.num_classes)
     load_weights(module, join(job.run_uri, WEIGHTS_FILE))
     uri = _export_uri(recipe, student)
-    open_storage(uri).remove(SOURCE_FILE)  # until the new files are whole, the folder is nobody's
+    open_storage(uri).remove("")  # no file of an earlier student may stand beside the new ones
     measured = export_student(
         module.eval(),
         job.student,
         num_classes=job.num_classes,
-        classes=corpus.classes,
+        classes=corpus.classes if job.num_classes == len(corpus.classes) else (),
         storage=open_storage(uri),
         onnx=recipe.export.onnx,
     )

@@ -66,7 +66,8 @@ def _prepare(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> Know
 
 def _finetune(run: Run, job: TrainJob, finetune: Finetune, *, key: str) -> None:
     def do(meter: Meter) -> tuple[None, int, str]:
-        run.session.start()
+        resources = finetune.resources
+        run.session.start_for("finetune", num_cpus=resources.num_cpus, num_gpus=resources.num_gpus)
         from kd_ray.engine.finetune import finetune_on_worker
 
         finetune_on_worker(job, resources=finetune.resources, on_progress=show_on(meter))

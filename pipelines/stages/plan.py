@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from kd_ray.config.recipe import Recipe
+from kd_ray.config.views import EVALUATION_VIEW_SEED
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan, ViewSetPlan, bytes_per_view, plan_targets, plan_view_set
 from kd_ray.telemetry.units import human_bytes
 from pipelines.context import Run
-
-EVALUATION_VIEW_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +21,12 @@ class CachePlan:
     training_views: ViewSetPlan
     training: Mapping[str, TargetPlan]
     evaluation: Mapping[str, TargetPlan]
+    is_live: bool
 
     @property
     def all(self) -> list[TargetPlan]:
-        """Every target set of the run."""
-        return [*self.training.values(), *self.evaluation.values()]
+        """Every target set that the run reads from the cache."""
+        return [*([] if self.is_live else self.training.values()), *self.evaluation.values()]
 
 
 def plan_cache(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> CachePlan:
@@ -125,4 +125,5 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
             for name, teacher in teachers.items()
             if "logits" in teacher.config.outputs.names()
         },
+        is_live=recipe.train.targets == "live",
     )

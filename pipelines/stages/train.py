@@ -10,6 +10,7 @@ from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import RecipeError
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join, open_storage
+from kd_ray.storage.signature import signature
 from kd_ray.telemetry.progress import Meter
 from kd_ray.training.batches import StreamSettings
 from kd_ray.training.fit import FitSettings
@@ -19,9 +20,10 @@ from kd_ray.training.snapshot import full_order, labelled_order
 from pipelines.context import Record, Run, key_of, show_on
 from pipelines.stages.plan import CachePlan
 
+TRAINING_VERSION = 1  # goes up when the same recipe is to give another student
+
 # What changes how fast a run goes or what it tells on the way, and nothing of its result.
 SPEED_ONLY = {
-    "num_workers",
     "resources_per_worker",
     "log_every_steps",
     "evaluate_every_steps",
@@ -54,7 +56,10 @@ def train_students(
         return students
 
     def do(meter: Meter) -> tuple[list[TrainedStudent], int, str]:
-        run.session.start()
+        needs = run.recipe.train.resources_per_worker
+        run.session.start_for(
+            "train", num_cpus=needs.num_cpus, num_gpus=needs.num_gpus, num_workers=run.recipe.train.num_workers
+        )
         from kd_ray.engine.train import TrainGroup, train_group
 
         train, evaluate = run.recipe.train, run.recipe.evaluate
@@ -127,7 +132,9 @@ def _distilled_job(
         views=plan.training_views.spec.fingerprint,
         num_views=recipe.views.count,
         targets=[[*name, target_set.fingerprint, output.fingerprint] for name, (target_set, output) in outputs.items()],
+        version=TRAINING_VERSION,
         student=recipe.student.model_dump(mode="json"),
+        student_weights=_weights_signature(recipe),
         train=train.model_dump(mode="json", exclude=SPEED_ONLY),
     )
     return TrainJob(
@@ -165,7 +172,9 @@ def _reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) ->
         labels=recipe.labels.model_dump(mode="json"),
         policy=recipe.views.policy.model_dump(mode="json"),
         view_seed=recipe.views.seed,
+        version=TRAINING_VERSION,
         student=recipe.student.model_dump(mode="json"),
+        student_weights=_weights_signature(recipe),
         train=train.model_dump(mode="json", exclude={*SPEED_ONLY, "losses", "targets", "epochs"}),
         num_steps=distilled.settings.num_steps,
     )
@@ -190,6 +199,30 @@ def _reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) ->
         source=None,
         settings=distilled.settings,
         seed=train.seed,
+    )
+
+
+def _weights_signature(recipe: Recipe) -> str | None:
+    return signature(recipe.student.weights) if recipe.student.weights is not None else None
+
+
+def check_student(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> None:
+    """Find what is wrong with the student before any teacher runs for it.
+
+    Raises:
+        ModelError: it cannot be built, does not take its input size, or lacks an output that a loss needs.
+        RecipeError: the losses speak of different classes.
+    """
+    from kd_ray.models import output_shapes
+
+    num_classes = _num_classes(recipe.train, teachers, recipe, corpus)
+    features = sorted({loss.output for loss in recipe.train.losses if isinstance(loss, FeatureLoss)})
+    output_shapes(
+        recipe.student.model,
+        size_px=recipe.student.input.size_px,
+        num_classes=num_classes,
+        names=("logits", *features),
+        spatial_stage=-1,
     )
 
 

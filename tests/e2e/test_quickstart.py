@@ -117,6 +117,19 @@ def test_a_recipe_with_mistakes_exits_2_and_loses_nothing(finished: FinishedRun)
     assert (finished.out / "metrics.json").exists()
 
 
+def test_a_student_that_cannot_be_built_costs_no_forward_pass(finished: FinishedRun) -> None:
+    wrong = run([*finished.command, "views.seed=1", "student.model.name=resnet10x"])
+    assert wrong.returncode == 2, wrong.stdout + wrong.stderr
+    assert "resnet10t" in wrong.stderr, "it suggests what was meant"
+    assert len(list((finished.out / "cache" / "targets").glob("teacher-*/target_set.json"))) == 2
+
+
+def test_more_than_the_machine_has_is_refused_at_once(finished: FinishedRun) -> None:
+    wrong = run([*finished.command, "views.seed=2", "cluster.num_cpus=1"])
+    assert wrong.returncode == 2, wrong.stdout + wrong.stderr
+    assert "need 2 CPU together, this machine's cluster has 1" in wrong.stderr
+
+
 def test_train_alone_refuses_another_teacher_than_was_extracted(finished: FinishedRun) -> None:
     """Without the extract stage, targets of another policy are refused, and no student is trained on them."""
     other = run([*finished.command, "views.seed=1", "--stages", "train"])
@@ -126,7 +139,7 @@ def test_train_alone_refuses_another_teacher_than_was_extracted(finished: Finish
 
 
 def test_the_console_command_is_the_same(finished: FinishedRun) -> None:
-    dry = run([str(ROOT / ".venv" / "bin" / "kd-ray"), "run", *finished.command[3:], "--dry-run"])
+    dry = run([str(ROOT / ".venv" / "bin" / "kd-ray"), *finished.command[3:], "--dry-run"])
     assert dry.returncode == 0, dry.stderr
     assert "forwards to run" in dry.stdout
 

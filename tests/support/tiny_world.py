@@ -109,7 +109,7 @@ def plan_views(
     cache_uri: Path | str,
     *,
     num_views: int,
-    unit_views: int = 2,
+    unit_views: int | None = 2,
     unit_row_groups: int = 2,
     policy: Policy = POLICY,
 ) -> ViewSetPlan:

@@ -21,6 +21,13 @@ def test_every_local_location_is_absolute() -> None:
     assert absolute.teacher.weights == "/home/me/a/w.safetensors"
 
 
+def test_home_and_file_urls_are_paths() -> None:
+    recipe = load_recipe(ROOT / "conf" / "folder.yaml", ["corpus.uri=~/my photos #2", "out=file:///data/run"])
+    absolute = with_absolute_locations(recipe, base=Path("/home/me"))
+    assert absolute.corpus.uri == str(Path.home() / "my photos #2")
+    assert absolute.out == "/data/run"
+
+
 def test_urls_and_all_other_values_stay() -> None:
     recipe = load_recipe(ROOT / "conf" / "prod.yaml")
     assert with_absolute_locations(recipe, base=Path("/home/me")) == recipe

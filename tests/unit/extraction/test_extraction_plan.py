@@ -8,6 +8,7 @@ import pytest
 
 from kd_ray.config.views import CenterCrop, Policy
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.errors import ExtractionError, RecipeError
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan, bytes_per_view
 from tests.support.tiny_world import (
     extract,
@@ -28,7 +29,7 @@ def plan_for(tiny_corpus: PackedCorpus, tiny_teacher: KnownTeacher, tmp_path: Pa
         outputs: tuple[str, ...] = ("summary",),
         corpus: PackedCorpus = tiny_corpus,
         teacher: KnownTeacher = tiny_teacher,
-        unit_views: int = 2,
+        unit_views: int | None = 2,
         **views,
     ) -> TargetPlan:
         view_set = plan_views(
@@ -107,8 +108,27 @@ def test_fewer_views_than_stored_need_nothing(plan_for) -> None:
 
 def test_the_first_grid_stays(plan_for) -> None:
     extract(plan_for(num_views=2, unit_views=2))
-    later = plan_for(num_views=4, unit_views=1)
+    later = plan_for(num_views=4, unit_views=None)
     assert {unit.num_views for unit in later.view_set.units} == {2}
+
+
+def test_another_grid_than_the_stored_one_is_refused(plan_for) -> None:
+    extract(plan_for(num_views=2, unit_views=2))
+    with pytest.raises(RecipeError, match=r"cache\.unit_views: got 1, .* was cut with 2"):
+        plan_for(num_views=4, unit_views=1)
+
+
+def test_units_too_large_for_a_worker_are_refused(plan_for, tiny_teacher) -> None:
+    wide = replace(tiny_teacher, shapes={**tiny_teacher.shapes, "summary": (3_000_000,)})
+    with pytest.raises(ExtractionError, match="the views were cut for narrower outputs"):
+        plan_for(teacher=wide)
+
+
+def test_what_a_recipe_calls_a_teacher_does_not_make_it_another(plan_for, tiny_teacher) -> None:
+    extract(plan_for())
+    renamed = plan_for(teacher=replace(tiny_teacher, name="dino"))
+    assert renamed.forwards_missing == 0
+    assert renamed.missing == ()
 
 
 def test_another_teacher_shares_the_views(plan_for, tiny_corpus, tmp_path) -> None:

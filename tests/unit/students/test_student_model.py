@@ -115,6 +115,13 @@ def test_with_a_loss_on_logits_everything_trains() -> None:
     assert all(p.requires_grad for p in module.parameters())
 
 
+def test_one_seed_gives_one_backbone_whatever_the_losses() -> None:
+    """The reference without a teacher starts where the distilled student starts."""
+    alone = student(RESNET, [CROSS_ENTROPY], {})
+    distilled = student(RESNET, [CROSS_ENTROPY, SUMMARY], {1: (7,)})
+    assert state_fingerprint(alone.backbone) == state_fingerprint(distilled.backbone)
+
+
 def test_weights_are_loaded_into_the_backbone(tmp_path: Path) -> None:
     config = Student.model_validate({"model": CIFAR, "input": {"size_px": (32, 32)}})
     torch.manual_seed(7)
