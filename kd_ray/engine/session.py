@@ -92,7 +92,7 @@ class RaySession:
             return
         import ray
 
-        total = ray.cluster_resources()
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
         for name, wanted in (("CPU", num_cpus * num_workers), ("GPU", num_gpus * num_workers)):
             if wanted > total.get(name, 0):
                 raise ClusterError(
