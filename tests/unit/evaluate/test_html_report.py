@@ -119,7 +119,7 @@ class TestCurves:
 
     def test_a_run_without_evaluations_or_with_a_loss_of_zero_is_drawn(self) -> None:
         histories = {"a": [{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}], "b": []}
-        ET.fromstring(curves_svg(histories, levels={}))
+        assert ET.fromstring(curves_svg(histories, levels={})).tag.endswith("svg")
 
     def test_leave_the_matplotlib_of_the_caller_alone(self) -> None:
         before = dict(mpl.rcParams)

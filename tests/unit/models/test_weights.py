@@ -73,7 +73,9 @@ def test_file_uri(tmp_path: Path) -> None:
 def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_safetensors(network(0).state_dict(), tmp_path)
     monkeypatch.chdir(tmp_path)
-    load_weights(network(1), "weights.safetensors")
+    target = network(1)
+    load_weights(target, "weights.safetensors")
+    assert equal_states(network(0), target)
 
 
 def test_saved_weights_load_again(tmp_path: Path) -> None:

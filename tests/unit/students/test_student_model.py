@@ -108,6 +108,7 @@ def test_distributed_data_parallel_takes_a_second_step(losses: list[dict[str, An
     wrapped = DistributedDataParallel(module)
     for _ in range(2):
         wrapped(torch.randn(2, 3, 64, 64))["feature_0"].square().sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters() if parameter.requires_grad)
 
 
 def test_with_a_loss_on_logits_everything_trains() -> None:

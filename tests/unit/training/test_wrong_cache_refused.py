@@ -14,6 +14,7 @@ from kd_ray.config.views import CenterCrop, Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, FingerprintMismatch, ViewMismatch
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
+from kd_ray.training.fit import FitResult
 from kd_ray.training.job import build, train
 from kd_ray.views import decode_views
 from tests.support.tiny_world import (
@@ -49,7 +50,7 @@ def plan_for(tiny_corpus: PackedCorpus, tmp_path: Path) -> Callable[..., TargetP
     return plan
 
 
-def train_from(plan: TargetPlan, teacher: KnownTeacher, corpus: PackedCorpus, *, verify_one_in: int = 1) -> None:
+def train_from(plan: TargetPlan, teacher: KnownTeacher, corpus: PackedCorpus, *, verify_one_in: int = 1) -> FitResult:
     job = train_job(
         corpus,
         plan.view_set,
@@ -59,7 +60,7 @@ def train_from(plan: TargetPlan, teacher: KnownTeacher, corpus: PackedCorpus, *,
         run_uri="never-written",
         settings=fit_settings(3),
     )
-    train(job, build(job), corpus=corpus, worker=0, num_workers=1, hooks=Unwatched(), resume=None)
+    return train(job, build(job), corpus=corpus, worker=0, num_workers=1, hooks=Unwatched(), resume=None)
 
 
 def store_digests_of_another_policy(plan: TargetPlan) -> None:
@@ -99,7 +100,8 @@ def test_views_are_checked_as_often_as_asked(plan_for, tiny_corpus, tiny_teacher
     plan = plan_for(tiny_teacher)
     store_digests_of_another_policy(plan)
     # which views are looked at depends on their sample ids alone: here on none of the first 48
-    train_from(plan, tiny_teacher, tiny_corpus, verify_one_in=10**18)
+    result = train_from(plan, tiny_teacher, tiny_corpus, verify_one_in=10**18)
+    assert result.history[-1]["step"] == 3
 
 
 def test_targets_of_other_weights_are_refused(plan_for, tiny_corpus, tiny_teacher, tmp_path) -> None:
