@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.synced
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup quickstart check test-unit test test-all bench lock
+.PHONY: setup quickstart check test-unit test test-all test-s3-ceph bench lock
 
 setup: $(STAMP)
 
@@ -25,14 +25,19 @@ check: setup  ## style, types, import direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test-unit: setup  ## no Ray, under a minute
-	$(PYTEST) -q -n 2 -m "not ray and not slow" tests/unit tests/contract
+test-unit: setup  ## parts by themselves: no Ray, no server, under a minute
+	$(PYTEST) -q -n 2 -m "not slow" tests/unit
 
 test: test-unit  ## everything but the long repetitions
+	$(PYTEST) -q -n 2 -m "not slow" tests/integration tests/contract
 	$(PYTEST) -q -m "not slow" tests/e2e
 
-test-all: test-unit  ## with long repetitions and experiments
+test-all: setup  ## with long repetitions and experiments
+	$(PYTEST) -q -n 2 tests/unit tests/integration tests/contract
 	$(PYTEST) -q tests/e2e
+
+test-s3-ceph: setup  ## the S3 tests on a real Ceph gateway; installs it with apt-get when missing (root, Debian)
+	KD_RAY_S3=ceph $(PYTEST) -q -m "not slow" tests/contract
 
 bench: setup  ## speed; prints tables and writes out/bench/*.json, never fails a test run
 	$(BIN)/python -m tests.benchmarks

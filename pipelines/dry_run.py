@@ -7,8 +7,8 @@ from rich.console import Console
 from kd_ray.cache.codecs import bytes_per_value
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.resolved import recipe_yaml
-from kd_ray.corpus.pack import find_packed
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.corpus.packing.pack import find_packed
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import open_storage
 from kd_ray.telemetry.units import human_bytes
@@ -33,7 +33,9 @@ def _packed(recipe: Recipe) -> PackedCorpus | None:
     """The corpus where it has been packed; its source is not contacted before that."""
     if not open_storage(recipe.corpus.packed_uri).exists("corpus.json"):
         return None
-    return None if find_packed(recipe.corpus) is None else open_corpus(recipe.corpus.packed_uri)
+    if find_packed(recipe.corpus) is None:
+        return None
+    return open_corpus(recipe.corpus.packed_uri, overrides_uri=recipe.corpus.overrides_uri)
 
 
 def _known_teachers(run: Run, corpus: PackedCorpus) -> dict[str, KnownTeacher]:

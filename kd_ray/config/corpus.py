@@ -4,10 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Location, Misfits, Section
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 
 
 class HashSplit(Section):
@@ -15,55 +16,221 @@ class HashSplit(Section):
 
     kind: Literal["hash"] = "hash"
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train(self) -> "HashSplit":
+        if self.test_fraction + self.val_fraction >= 1.0:
+            raise Misfits([("val_fraction", "test_fraction and val_fraction together leave nothing to train on")])
+        return self
 
 
 class PathSplit(Section):
-    """Splits that the source already has: paths relative to `corpus.uri`, a file or a folder each."""
+    """Splits that the source already has: paths relative to its `uri`, a file, a folder or a pattern each.
+
+    Patterns are those of a shell (`data/train-*.parquet`).
+    """
 
     kind: Literal["paths"] = "paths"
     train: str | None = "train"
+    val: str | None = None
     test: str = "test"
 
 
 Split = Annotated[HashSplit | PathSplit, Field(discriminator="kind")]
 
 
-class PackedCorpus(Section):
-    """What all sources have in common."""
+class NativeResolutionFilter(Section):
+    """Which images are too small or too long to be used, by their upright size in pixels before any re-encoding."""
 
-    packed_uri: str = Field(description="where the packed shards go")
+    min_short_side: PositiveInt | None = None
+    min_long_side: PositiveInt | None = None
+    min_area: PositiveInt | None = None
+    max_aspect_ratio: Annotated[float, Field(ge=1.0)] | None = None
+
+
+class Reencode(Section):
+    """Store smaller images: one side limited in pixels, never enlarged; what is within the limit keeps its bytes."""
+
+    longest_side_px: PositiveInt | None = None
+    shortest_side_px: PositiveInt | None = None
+    format: Literal["jpeg", "webp", "png"] = "jpeg"
+    quality: Annotated[int, Field(ge=1, le=100)] = 92
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "Reencode":
+        if (self.longest_side_px is None) == (self.shortest_side_px is None):
+            raise Misfits([("longest_side_px", "give either longest_side_px or shortest_side_px")])
+        return self
+
+
+class PackedCorpus(Section):
+    """What all corpora have in common."""
+
+    packed_uri: Location = Field(description="where the packed shards go")
     split: Split = HashSplit()
     row_group_size: PositiveInt = 64
     shard_row_groups: PositiveInt = 16
     seed: int = Field(default=0, description="of the packing order")
-    max_bad_fraction: Fraction = 0.01
+    max_bad_fraction: Fraction = Field(default=0.01, description="of the inputs, and of their bytes")
+    native_resolution_filter: NativeResolutionFilter = NativeResolutionFilter()
+    reencode: Reencode | None = None
+    label_map: dict[str, str | None] = Field(
+        default={}, description="class name to class name; null takes the label away; names not listed stay"
+    )
+    overrides_uri: Location | None = Field(
+        default=None, description="Parquet table: sample_id and new values of label, mask, boxes, polygons or caption"
+    )
 
 
-class FolderCorpus(PackedCorpus):
+class Access(Section):
+    """How a source on S3 is reached; credentials themselves come from the environment or the named profile."""
+
+    anonymous: bool = False
+    endpoint_url: Location | None = None
+    profile: str | None = None
+
+    @model_validator(mode="after")
+    def _anonymous_has_no_profile(self) -> "Access":
+        if self.anonymous and self.profile is not None:
+            raise Misfits([("profile", "anonymous access uses no profile; remove one of the two")])
+        return self
+
+
+class SourceSection(Section):
+    """What every source of images has."""
+
+    uri: Location
+    access: Access = Access()
+
+
+class FolderSection(SourceSection):
     """A folder of images: one sub-folder a class, or images alone (unlabelled)."""
 
     kind: Literal["folder"]
-    uri: str
 
 
-class ParquetCorpus(PackedCorpus):
-    """Parquet files of encoded images: bytes, or Hugging Face `{bytes, path}` structs."""
+class _Columns(SourceSection):
+    """Where in a table each part of a sample is; boxes and polygons are in pixels of the upright image."""
 
-    kind: Literal["parquet"]
-    uri: str
     image_column: str = "image"
     label_column: str | None = "label"
-    classes_uri: str | None = Field(default=None, description="JSON list of class names; default: the numbers")
+    mask_column: str | None = None
+    boxes_column: str | None = None
+    polygons_column: str | None = None
+    caption_column: str | None = None
+    classes_uri: Location | None = Field(default=None, description="JSON list of class names; default: see the source")
 
 
-class DigitsCorpus(PackedCorpus):
+class ParquetSection(_Columns):
+    """Parquet files: encoded images as bytes, as Hugging Face `{bytes, path}` structs, or as locations (strings)."""
+
+    kind: Literal["parquet"]
+
+
+class ListingSection(_Columns):
+    """A CSV or JSONL file of image locations, relative to `images_uri` or whole URLs."""
+
+    kind: Literal["listing"]
+    images_uri: Location | None = Field(default=None, description="null: the folder of the listing")
+
+
+class WebDatasetSection(SourceSection):
+    """Tar files in the WebDataset layout: members that share the name before the first dot are one sample."""
+
+    kind: Literal["webdataset"]
+    mask_extension: str | None = Field(default=None, description="of the mask members, e.g. seg.png")
+    classes_uri: Location | None = Field(default=None, description="JSON list of class names, for numbers in .cls")
+    samples_per_file: PositiveInt | None = Field(
+        default=None, description="about how many samples a tar holds; only for progress and estimates"
+    )
+
+
+class SegmentationSection(SourceSection):
+    """Image and mask folders: files of equal name but for the suffix belong together."""
+
+    kind: Literal["segmentation"]
+    images: str = "images"
+    masks: str = "masks"
+
+
+class DigitsSection(SourceSection):
     """scikit-learn's 1,797 handwritten digits, written once as PNG files under `uri` and read as a folder."""
 
     kind: Literal["digits"]
-    uri: str
 
 
-Corpus = Annotated[FolderCorpus | ParquetCorpus | DigitsCorpus, Field(discriminator="kind")]
+class FolderCorpus(PackedCorpus, FolderSection):
+    """A folder of images, packed."""
+
+
+class ParquetCorpus(PackedCorpus, ParquetSection):
+    """Parquet files, packed."""
+
+
+class ListingCorpus(PackedCorpus, ListingSection):
+    """A listing, packed."""
+
+
+class WebDatasetCorpus(PackedCorpus, WebDatasetSection):
+    """Tar files, packed."""
+
+
+class SegmentationCorpus(PackedCorpus, SegmentationSection):
+    """Image and mask folders, packed."""
+
+
+class DigitsCorpus(PackedCorpus, DigitsSection):
+    """The digits, packed."""
+
+
+class Member(Section):
+    """A source's place in a mixture: drawn in proportion to `scale_factor` times the number of its samples."""
+
+    scale_factor: Annotated[float, Field(gt=0.0)] = 1.0
+
+
+class FolderMember(Member, FolderSection):
+    """A folder in a mixture."""
+
+
+class ParquetMember(Member, ParquetSection):
+    """Parquet files in a mixture."""
+
+
+class ListingMember(Member, ListingSection):
+    """A listing in a mixture."""
+
+
+class WebDatasetMember(Member, WebDatasetSection):
+    """Tar files in a mixture."""
+
+
+class SegmentationMember(Member, SegmentationSection):
+    """Image and mask folders in a mixture."""
+
+
+class DigitsMember(Member, DigitsSection):
+    """The digits in a mixture."""
+
+
+MixtureMember = Annotated[
+    FolderMember | ParquetMember | ListingMember | WebDatasetMember | SegmentationMember | DigitsMember,
+    Field(discriminator="kind"),
+]
+
+
+class MixtureCorpus(PackedCorpus):
+    """Several sources packed into one corpus and drawn at fixed ratios; of equal images the first source's stays."""
+
+    kind: Literal["mixture"]
+    sources: Annotated[dict[SourceName, MixtureMember], Field(min_length=1)]
+
+
+Corpus = Annotated[
+    FolderCorpus | ParquetCorpus | ListingCorpus | WebDatasetCorpus | SegmentationCorpus | DigitsCorpus | MixtureCorpus,
+    Field(discriminator="kind"),
+]
 
 
 class AllLabels(Section):

@@ -81,7 +81,11 @@ def _read_with_bases(path: Path, *, seen: tuple[Path, ...]) -> tuple[list[Any], 
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}.") from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: is not valid YAML: {' '.join(str(error).split())}.") from error
+        # without the line itself, which the error quotes: it may hold a secret
+        mark = getattr(error, "problem_mark", None)
+        where = path if mark is None else f"{path}:{mark.line + 1}"
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise RecipeError(f"{where}: is not valid YAML: {problem}. Correct the line.") from None
     if not isinstance(own, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, got {type(own).__name__}.")
     layers: list[Any] = []

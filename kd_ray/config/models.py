@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Location, Section
 from kd_ray.config.corpus import PositiveInt
 from kd_ray.config.views import Interpolation, SizePx
 
@@ -155,7 +155,7 @@ class Teacher(Section):
     """A frozen model that produces targets, what it sees, what is kept of it, and where it runs."""
 
     model: Model
-    weights: str | None = Field(default=None, description="safetensors, or a weights-only checkpoint; any URI")
+    weights: Location | None = Field(default=None, description="safetensors, or a weights-only checkpoint; any URI")
     input: Input
     num_classes: PositiveInt | None = Field(
         default=None, description="null: the corpus's, or the model's own where it comes pretrained and stays as it is"
@@ -184,7 +184,7 @@ class Student(Section):
 
     name: Name = "student"
     model: Model
-    weights: str | None = None
+    weights: Location | None = None
     input: Input
 
     @model_validator(mode="after")

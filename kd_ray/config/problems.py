@@ -1,6 +1,7 @@
 """Pydantic's errors, told as a person would: where it was written, the dotted path, what was got, what is allowed."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -23,7 +24,7 @@ class Problem:
 
     def __str__(self) -> str:
         hint = f" Did you mean {self.suggestion}?" if self.suggestion else ""
-        return f"{self.origin}: {self.path}: {self.got}; {self.allowed}.{hint}"
+        return f"{self.origin}: {_without_secrets(f'{self.path}: {self.got}')}; {self.allowed}.{hint}"
 
 
 def describe(problems: Sequence[Problem]) -> str:
@@ -77,6 +78,11 @@ def _problem(error: dict[str, Any], *, path: tuple[str, ...], origin: str, model
         case _:
             message = error["msg"][0].lower() + error["msg"][1:]
             return Problem(origin, dotted, f"got {_short(got)}", message)
+
+
+def _without_secrets(text: str) -> str:
+    """`text` without the rest of URLs that hold a user, a password or a query."""
+    return re.sub(r"(\w://)[^\s'\"]*[@?][^\s'\"]*", r"\1…", text)
 
 
 def origin_of(path: Sequence[str], origins: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Misfits, Section
+from kd_ray.config.base import Location, Misfits, Section
 from kd_ray.config.corpus import AllLabels, Cluster, Corpus, Labels, NoLabels, PathSplit
 from kd_ray.config.models import Name, Resources, Student, Teacher
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
@@ -14,7 +14,7 @@ from kd_ray.config.views import EVALUATION_POLICY, Policy, Views
 class CacheSettings(Section):
     """Where targets go and how they are cut into units; null lets the plan choose from the bytes of a view."""
 
-    uri: str
+    uri: Location
     unit_row_groups: Annotated[int, Field(gt=0)] | None = None
     unit_views: Annotated[int, Field(gt=0)] | None = None
 
@@ -37,7 +37,7 @@ class Recipe(Section):
     """Everything a run needs to know."""
 
     name: Name
-    out: str = Field(description="where this run's outputs go")
+    out: Location = Field(description="where this run's outputs go")
     corpus: Corpus
     labels: Labels = AllLabels()
     views: Views

@@ -46,6 +46,9 @@ class FeatureLoss(Section):
     head: Head = Head()
 
 
+DataWeightMode = Literal["none", "inv_frequency", "inv_sq_frequency", "inv_log_frequency"]
+DataWeightBy = Literal["label", "duplicates"]
+
 Loss = Annotated[CrossEntropyLoss | KdLoss | FeatureLoss, Field(discriminator="kind")]
 
 
@@ -55,6 +58,15 @@ class Train(Section):
     losses: Annotated[tuple[Loss, ...], Field(min_length=1)]
     targets: Literal["cached", "live"] = "cached"
     epochs: Annotated[float, Field(gt=0)]
+    steps_per_epoch: PositiveInt | None = Field(
+        default=None, description="null: an epoch is one pass over as many samples as there are"
+    )
+    data_weight_mode: DataWeightMode = Field(
+        default="none", description="a sample comes up in proportion to 1, 1/c, 1/c² or 1/ln(c + 1)"
+    )
+    data_weight_by: DataWeightBy = Field(
+        default="label", description="c: its source's samples of the same label, or the equal images it stands for"
+    )
     global_batch_size: PositiveInt = 64
     num_workers: PositiveInt = 1
     resources_per_worker: Resources = Resources()
@@ -81,3 +93,8 @@ class Train(Section):
         if found:
             raise Misfits(found)
         return self
+
+    def num_steps(self, num_samples: int) -> int:
+        """How many batches a run takes on a corpus with so many training samples; at least one."""
+        steps_per_epoch = self.steps_per_epoch or num_samples / self.global_batch_size
+        return max(round(self.epochs * steps_per_epoch), 1)

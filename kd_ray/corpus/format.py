@@ -1,13 +1,15 @@
 """What lies below `packed_uri`: names, records and the columns of a shard.
 
-corpus.json                          identity: settings and corpus_id, fixed by the first packing
-shards/<split>-<00000>.parquet       row groups of encoded images, with page checksums
-commits/<split>-<00000>.json         created once the shard is written; a shard without it does not exist
-quarantine/<digest[:16]>.parquet     what one packing left out, and why
-packings/<listing digest>.json       written last: the source as listed then is packed whole
+corpus.json                                    identity: settings and corpus_id, fixed by the first packing
+shards/<split>-<00000>-<digest[:8]>.parquet    row groups of encoded images, with page checksums; never overwritten
+commits/<split>-<00000>.json                   created once the shard is written; a shard without it does not exist
+quarantine/<listing digest[:16]>.parquet       what one packing left out, and why
+packings/<listing digest>.json                 written last: the source as listed then is packed whole, in these shards
+scans/<listing digest[:16]>/, plans/…          notes of a packing under way, removed at its end
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,20 +20,30 @@ from kd_ray.errors import CorpusError
 from kd_ray.storage import Storage, digest_of_json, join
 from kd_ray.storage.base import canonical_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CORPUS_NAME = "corpus.json"
 COMMITS = "commits"
 PACKINGS = "packings"
+FOOTER_TAIL_BYTES = 8  # of a Parquet file: four bytes of footer length, then PAR1
+
+# Corners and points are fractions of the upright image's width and height, so that they hold at any size.
+BOX_TYPE = pa.struct([pa.field("label", pa.int32()), pa.field("corners", pa.list_(pa.float64()))])
+POLYGON_TYPE = pa.struct([pa.field("label", pa.int32()), pa.field("points", pa.list_(pa.float64()))])
 
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("sample_id", pa.uint64(), nullable=False),
-        pa.field("sha256", pa.binary(32), nullable=False),
+        pa.field("sha256", pa.binary(32), nullable=False),  # of the source bytes, before any re-encoding
         pa.field("image", pa.binary(), nullable=False),
         pa.field("label", pa.int32()),
-        pa.field("height", pa.int32(), nullable=False),
+        pa.field("mask", pa.binary()),
+        pa.field("boxes", pa.list_(BOX_TYPE)),
+        pa.field("polygons", pa.list_(POLYGON_TYPE)),
+        pa.field("caption", pa.string()),
+        pa.field("height", pa.int32(), nullable=False),  # of the stored image, upright
         pa.field("width", pa.int32(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
+        pa.field("copies", pa.int32(), nullable=False),  # equal source images that this sample stands for
+        pa.field("location", pa.string(), nullable=False),  # of the first of them, relative to its source
     ]
 )
 
@@ -46,9 +58,19 @@ def shard_name(split: SplitName, index: int) -> str:
     return f"{split}-{index:05d}"
 
 
-def shard_object(name: str) -> str:
-    """The object of the shard `name`."""
-    return f"shards/{name}.parquet"
+def shard_index(name: str) -> int:
+    """The number in the name of a shard."""
+    return int(name.rsplit("-", 1)[1])
+
+
+def shard_object(name: str, digest: str) -> str:
+    """The object of the shard `name`; `digest` is of its samples, so that racing plans never share one."""
+    return f"shards/{name}-{digest[:8]}.parquet"
+
+
+def footer_length(tail: bytes) -> int:
+    """Bytes of the Parquet footer, with its length and magic, from the last bytes of a file."""
+    return int.from_bytes(tail[-FOOTER_TAIL_BYTES:-4], "little") + FOOTER_TAIL_BYTES
 
 
 def commit_object(name: str) -> str:
@@ -61,33 +83,46 @@ def packing_object(digest: str) -> str:
     return f"{PACKINGS}/{digest}.json"
 
 
+def scan_folder(digest: str) -> str:
+    """Where the scan of the source with this listing digest leaves its findings."""
+    return f"scans/{digest[:16]}"
+
+
+def plan_folder(digest: str) -> str:
+    """Where the planned shards of the source with this listing digest lie."""
+    return f"plans/{digest[:16]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What must stay equal for samples to be appended; `split` is the recipe's section as JSON."""
+    """What must stay equal for samples to be appended; sections of the recipe as JSON."""
 
     format_version: int
     row_group_size: int
     shard_row_groups: int
     seed: int
-    classes: tuple[str, ...]
     split: dict[str, Any]
+    native_resolution_filter: dict[str, Any]
+    reencode: dict[str, Any] | None
+    label_map: dict[str, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """`corpus.json`."""
+    """`corpus.json`; `classes` are the class names by label, empty without labels."""
 
     corpus_id: str
     settings: Settings
+    classes: tuple[str, ...]
 
     @staticmethod
-    def of(settings: Settings, ordered_hashes: list[bytes]) -> "Identity":
-        """The identity of a corpus that is first packed from samples with these hashes, in this order."""
-        digest = digest_of_json({**asdict(settings), "samples": [sha256.hex() for sha256 in ordered_hashes]})
-        return Identity(corpus_id=digest, settings=settings)
+    def of(settings: Settings, *, classes: Sequence[str], shard_digests: Sequence[str]) -> "Identity":
+        """The identity of a corpus that is first packed in shards of these samples, in this order."""
+        record = {**asdict(settings), "classes": list(classes), "shards": list(shard_digests)}
+        return Identity(corpus_id=digest_of_json(record), settings=settings, classes=tuple(classes))
 
     def to_json(self) -> bytes:
-        return canonical_json({"corpus_id": self.corpus_id, **asdict(self.settings)})
+        return canonical_json({"corpus_id": self.corpus_id, "classes": list(self.classes), **asdict(self.settings)})
 
     @staticmethod
     def from_json(data: bytes, *, where: str) -> "Identity":
@@ -100,21 +135,27 @@ class Identity:
             )
         try:
             corpus_id = str(fields.pop("corpus_id"))
-            settings = Settings(**{**fields, "classes": tuple(fields["classes"])})
+            classes = tuple(fields.pop("classes"))
+            settings = Settings(**fields)
         except (KeyError, TypeError) as error:
             raise CorpusError(f"{where}: not the record of a packed corpus ({error}). Check packed_uri.") from error
-        return Identity(corpus_id=corpus_id, settings=settings)
+        return Identity(corpus_id=corpus_id, settings=settings, classes=classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """`commits/<shard>.json`: `footer_sha256` is of the Parquet footer, which page checksums do not cover."""
+    """`commits/<shard>.json`: what makes a shard exist.
+
+    `object` is where it lies, `source` the name of the source in a mixture ("" alone). `footer_sha256` is of the
+    Parquet footer, which page checksums do not cover.
+    """
 
     shard: str
+    object: str
+    source: str
     split: SplitName
     rows_per_group: tuple[int, ...]
     size_bytes: int
-    sha256: str
     footer_sha256: str
     listing_digest: str
 
@@ -123,7 +164,10 @@ class Commit:
 
     @staticmethod
     def from_json(data: bytes, *, where: str) -> "Commit":
-        fields = _parsed(data, where)
+        return Commit.from_fields(_parsed(data, where), where=where)
+
+    @staticmethod
+    def from_fields(fields: dict[str, Any], *, where: str) -> "Commit":
         try:
             return Commit(**{**fields, "rows_per_group": tuple(fields["rows_per_group"])})
         except (KeyError, TypeError) as error:
@@ -132,22 +176,30 @@ class Commit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """`packings/<listing digest>.json`: what one packing found."""
+    """`packings/<listing digest>.json`: what one packing found, and the commits that it brought, folded together.
+
+    `left_out` counts the rows of its quarantine table by reason. Bad ones are those that max_bad_fraction is about.
+    """
 
     listing_digest: str
-    num_scanned: int
+    num_inputs: int
+    num_bytes: int
     num_duplicates: int
-    num_bad_per_reason: dict[str, int]
-    num_other_files: int
+    left_out: dict[str, int]
+    num_bad: int
+    num_bad_bytes: int
+    commits: tuple[Commit, ...]
 
     def to_json(self) -> bytes:
         return canonical_json(asdict(self))
 
     @staticmethod
     def from_json(data: bytes, *, where: str) -> "Packing":
+        fields = _parsed(data, where)
         try:
-            return Packing(**_parsed(data, where))
-        except TypeError as error:
+            commits = tuple(Commit.from_fields(each, where=where) for each in fields.pop("commits"))
+            return Packing(**fields, commits=commits)
+        except (KeyError, TypeError) as error:
             raise CorpusError(f"{where}: not the record of a packing ({error}). Remove it, then pack again.") from error
 
 

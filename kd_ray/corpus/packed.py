@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, assert_never
 
 import numpy as np
@@ -15,30 +15,34 @@ from numpy.typing import NDArray
 
 from kd_ray.config.corpus import AllLabels, Labels, LabelsPerClass, NoLabels
 from kd_ray.corpus.format import (
-    COMMITS,
+    FOOTER_TAIL_BYTES,
     PACKINGS,
     SHARD_SCHEMA,
     Commit,
     Identity,
+    Packing,
     commit_object,
+    footer_length,
     read_identity,
-    shard_object,
 )
-from kd_ray.corpus.shard import FOOTER_TAIL_BYTES, footer_length
+from kd_ray.corpus.overrides import Overrides, read_overrides
 from kd_ray.corpus.source import SplitName
 from kd_ray.errors import CorpusError, ShardCorrupt, StorageError
 from kd_ray.storage import Storage, join, open_storage
 
-Column = Literal["label", "size_px", "image"]
+Column = Literal["label", "size_px", "image", "mask", "boxes", "polygons", "caption"]
 COLUMNS: tuple[Column, ...] = ("label", "size_px", "image")
+ANNOTATIONS: tuple[Column, ...] = ("mask", "boxes", "polygons", "caption")
+MEMBER_COLUMNS = ["sample_id", "sha256", "label", "copies"]
 NUM_READERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """A committed shard."""
+    """A committed shard; `source` is the name of its source in a mixture, "" alone."""
 
     name: str
+    source: str
     split: SplitName
     rows_per_group: tuple[int, ...]
 
@@ -49,48 +53,80 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Samples in stored order; -1 is no label, sizes are (height, width). Columns that were not asked for are empty."""
+    """Samples in stored order; -1 is no label, sizes are (height, width). Columns that were not asked for are empty.
+
+    `masks` are encoded images of class indices; `boxes` and `polygons` lists of `{"label", "corners"}` and `{"label",
+    "points"}` in fractions of the upright image; None where a sample has none.
+    """
 
     sample_ids: NDArray[np.uint64]
     labels: NDArray[np.int32]
     sizes_px: NDArray[np.int32]
     images: list[bytes]
+    masks: list[bytes | None] = field(default_factory=list)
+    boxes: list[list[dict[str, Any]] | None] = field(default_factory=list)
+    polygons: list[list[dict[str, Any]] | None] = field(default_factory=list)
+    captions: list[str | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Members:
-    """All samples of one split in the order of its shards: ids [N], labels [N] with -1 for none, SHA-256 [N, 32]."""
+    """All samples of one split in the order of its shards: ids [N], labels [N] with -1 for none, SHA-256 [N, 32].
+
+    `copies` [N] says how many equal source images each stood for when it was packed.
+    """
 
     sample_ids: NDArray[np.uint64]
     labels: NDArray[np.int32]
     sha256: NDArray[np.uint8]
+    copies: NDArray[np.int32]
+
+
+_NO_MEMBERS = Members(
+    sample_ids=np.empty(0, np.uint64),
+    labels=np.empty(0, np.int32),
+    sha256=np.empty((0, 32), np.uint8),
+    copies=np.empty(0, np.int32),
+)
 
 
 @dataclass(frozen=True)
 class PackedCorpus:
-    """The shards that were committed when the corpus was opened; pickling keeps exactly those."""
+    """The shards that were committed when the corpus was opened; pickling keeps exactly those, and the overrides."""
 
     uri: str
     identity: Identity
     commits: tuple[Commit, ...]
+    overrides: Overrides | None = None
     _metadata: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def __reduce__(self) -> tuple[type["PackedCorpus"], tuple[str, Identity, tuple[Commit, ...]]]:
-        return PackedCorpus, (self.uri, self.identity, self.commits)
+    def __reduce__(self) -> tuple[type["PackedCorpus"], tuple[Any, ...]]:
+        return PackedCorpus, (self.uri, self.identity, self.commits, self.overrides)
 
     @property
     def corpus_id(self) -> str:
+        """What the images are; overrides do not change it, so that targets stay valid."""
         return self.identity.corpus_id
+
+    @property
+    def annotated_id(self) -> str:
+        """What images and annotations are: whatever is learnt from labels depends on it."""
+        return self.corpus_id if self.overrides is None else f"{self.corpus_id}+{self.overrides.digest}"
+
+    @property
+    def address(self) -> "CorpusAddress":
+        """Where another process opens it."""
+        return CorpusAddress(uri=self.uri, overrides_uri=None if self.overrides is None else self.overrides.uri)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names by label; empty without labels."""
-        return self.identity.settings.classes
+        return self.identity.classes
 
     def shards(self, split: SplitName) -> list[Shard]:
         """The shards of `split`, sorted by name."""
         return [
-            Shard(name=commit.shard, split=commit.split, rows_per_group=commit.rows_per_group)
+            Shard(name=commit.shard, source=commit.source, split=commit.split, rows_per_group=commit.rows_per_group)
             for commit in self.commits
             if commit.split == split
         ]
@@ -107,16 +143,25 @@ class PackedCorpus:
         Raises:
             ShardCorrupt: the shard is missing, or a checksum does not match.
         """
-        stored = {"label": ["label"], "size_px": ["height", "width"], "image": ["image"]}
-        names = ["sample_id", *(name for column in COLUMNS if column in columns for name in stored[column])]
-        table = self._read(self._commit(shard_name), names, groups=range(group_start, group_stop))
+        wanted = [column for column in (*COLUMNS, *ANNOTATIONS) if column in columns]
+        names = [name for column in wanted for name in (["height", "width"] if column == "size_px" else [column])]
+        table = self._read(self._commit(shard_name), ["sample_id", *names], groups=range(group_start, group_stop))
         sizes = [_numbers(table.column(name), np.int32) for name in ("height", "width") if name in names]
-        return Rows(
+
+        def values(name: Column) -> list[Any]:
+            return table.column(name).to_pylist() if name in names else []
+
+        rows = Rows(
             sample_ids=_numbers(table.column("sample_id"), np.uint64),
             labels=_labels(table) if "label" in names else np.empty(0, np.int32),
             sizes_px=np.stack(sizes, axis=1) if sizes else np.empty((0, 2), np.int32),
-            images=table.column("image").to_pylist() if "image" in names else [],
+            images=values("image"),
+            masks=values("mask"),
+            boxes=values("boxes"),
+            polygons=values("polygons"),
+            captions=values("caption"),
         )
+        return rows if self.overrides is None else _overridden(rows, self.overrides)
 
     def members(self, split: SplitName) -> Members:
         """Ids, labels and content hashes of all samples of `split`, without reading an image.
@@ -126,17 +171,15 @@ class PackedCorpus:
         """
         commits = [commit for commit in self.commits if commit.split == split]
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            tables = list(pool.map(lambda commit: self._read(commit, ["sample_id", "sha256", "label"]), commits))
-        if not tables:
-            return Members(
-                sample_ids=np.empty(0, np.uint64), labels=np.empty(0, np.int32), sha256=np.empty((0, 32), np.uint8)
-            )
-        table = pa.concat_tables(tables)
-        hashes = b"".join(table.column("sha256").to_pylist())
+            read = pool.map(lambda commit: _members(self._read(commit, MEMBER_COLUMNS)), commits)
+            parts = [_NO_MEMBERS, *read]
+        ids = np.concatenate([part.sample_ids for part in parts])
+        labels = np.concatenate([part.labels for part in parts])
         return Members(
-            sample_ids=_numbers(table.column("sample_id"), np.uint64),
-            labels=_labels(table),
-            sha256=np.frombuffer(hashes, np.uint8).reshape(-1, 32),
+            sample_ids=ids,
+            labels=labels if self.overrides is None else self.overrides.labels(ids, labels),
+            sha256=np.concatenate([part.sha256 for part in parts]),
+            copies=np.concatenate([part.copies for part in parts]),
         )
 
     def labelled_ids(self, split: SplitName, labels: Labels) -> NDArray[np.uint64]:
@@ -203,27 +246,45 @@ class PackedCorpus:
         return table
 
 
-def open_corpus(uri: str) -> PackedCorpus:
-    """The packed corpus at `uri`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusAddress:
+    """Where a packed corpus lies, and the table of its overrides."""
+
+    uri: str
+    overrides_uri: str | None = None
+
+    def open(self) -> PackedCorpus:
+        """The corpus as it is now.
+
+        Raises:
+            CorpusError: as `open_corpus`.
+        """
+        return open_corpus(self.uri, overrides_uri=self.overrides_uri)
+
+
+def open_corpus(uri: str, *, overrides_uri: str | None = None) -> PackedCorpus:
+    """The packed corpus at `uri`, with the annotations of the table at `overrides_uri` in the place of its own.
 
     Raises:
-        CorpusError: nothing is packed there, or no packing has come to its end.
+        CorpusError: nothing is packed there, no packing has come to its end, or the table is not one of overrides.
     """
     storage = open_storage(uri)
     identity = read_identity(storage)
     if identity is None:
         raise CorpusError(f"{uri}: no packed corpus there. Run the pack stage, or correct corpus.packed_uri.")
-    if not storage.list(PACKINGS):
+    packings = finished_packings(storage)
+    if not packings:
         raise CorpusError(f"{uri}: its first packing has not come to its end. Run the pack stage again; it continues.")
-    return committed(storage, identity)
+    commits = {commit.shard: commit for packing in packings for commit in packing.commits}
+    overrides = None if overrides_uri is None else read_overrides(overrides_uri, classes=identity.classes)
+    return PackedCorpus(uri, identity, tuple(commits[name] for name in sorted(commits)), overrides)
 
 
-def committed(storage: Storage, identity: Identity) -> PackedCorpus:
-    """What has been committed so far, whether or not a packing has come to its end."""
-    names = [name.removeprefix(f"{COMMITS}/").removesuffix(".json") for name in storage.list(COMMITS)]
+def finished_packings(storage: Storage) -> list[Packing]:
+    """The records of all packings that have come to their end: few objects, whatever the size of the corpus."""
+    names = storage.list(PACKINGS)
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        commits = tuple(pool.map(lambda name: read_commit(storage, name), names))
-    return PackedCorpus(storage.uri, identity, commits)
+        return list(pool.map(lambda name: Packing.from_json(storage.read(name), where=join(storage.uri, name)), names))
 
 
 def read_commit(storage: Storage, shard_name: str) -> Commit:
@@ -234,7 +295,7 @@ def read_commit(storage: Storage, shard_name: str) -> Commit:
 
 def _read_metadata(storage: Storage, commit: Commit) -> Any:
     """The footer, checked against the commit: page checksums cover neither it nor what it says of the pages."""
-    name = shard_object(commit.shard)
+    name = commit.object
     tail = storage.read_range(name, offset=commit.size_bytes - FOOTER_TAIL_BYTES, length=FOOTER_TAIL_BYTES)
     length = min(footer_length(tail), commit.size_bytes)
     footer = storage.read_range(name, offset=commit.size_bytes - length, length=length)
@@ -247,9 +308,29 @@ def _read_metadata(storage: Storage, commit: Commit) -> Any:
 
 
 def _corrupt(uri: str, commit: Commit, what: str) -> ShardCorrupt:
-    where = join(uri, shard_object(commit.shard))
-    return ShardCorrupt(
-        f"{where}: damaged: {what.rstrip('.')}. Restore it (SHA-256 {commit.sha256}), or pack to a new packed_uri."
+    where = join(uri, commit.object)
+    return ShardCorrupt(f"{where}: damaged: {what.rstrip('.')}. Restore it, or pack to a new packed_uri.")
+
+
+def _members(table: Any) -> Members:
+    hashes = b"".join(table.column("sha256").to_pylist())
+    return Members(
+        sample_ids=_numbers(table.column("sample_id"), np.uint64),
+        labels=_labels(table),
+        sha256=np.frombuffer(hashes, np.uint8).reshape(-1, 32),
+        copies=_numbers(table.column("copies"), np.int32),
+    )
+
+
+def _overridden(rows: Rows, overrides: Overrides) -> Rows:
+    """The rows with the overrides' values in the columns that were read."""
+    return replace(
+        rows,
+        labels=overrides.labels(rows.sample_ids, rows.labels) if len(rows.labels) else rows.labels,
+        masks=overrides.values("mask", rows.sample_ids, rows.masks),
+        boxes=overrides.values("boxes", rows.sample_ids, rows.boxes),
+        polygons=overrides.values("polygons", rows.sample_ids, rows.polygons),
+        captions=overrides.values("caption", rows.sample_ids, rows.captions),
     )
 
 
@@ -266,7 +347,7 @@ class _RangeFile(io.RawIOBase):
 
     def __init__(self, storage: Storage, commit: Commit) -> None:
         super().__init__()
-        self._storage, self._name, self._length = storage, shard_object(commit.shard), commit.size_bytes
+        self._storage, self._name, self._length = storage, commit.object, commit.size_bytes
         self._position = 0
 
     def readable(self) -> bool:

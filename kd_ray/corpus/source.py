@@ -1,31 +1,45 @@
-"""What a source of images is, and how its files are found and read on any fsspec location."""
+"""What a source of images is: listed once, scanned extent by extent, and read again by locator for its shards."""
 
-import posixpath
-from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
-import fsspec
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
-from kd_ray.config.corpus import PathSplit, Split
-from kd_ray.errors import CorpusError, StorageError
-from kd_ray.storage import join
+Reason = Literal[
+    "empty",  # no bytes
+    "not_an_image",  # bytes that begin like no image format that is read
+    "unreadable",  # an image format, but its decoder refuses it
+    "truncated",  # cut off
+    "too_large",  # a decompression bomb
+    "unsupported",  # 32 bits a channel and the like: no 8-bit meaning
+    "missing",  # listed, but not there (a dangling link, a path of a listing)
+    "permission_denied",
+    "symlink_loop",
+    "not_a_file",  # a pipe, a socket or a device under the name of an image
+    "unsafe_path",  # a name or a link that points outside its archive or folder
+    "not_an_archive",  # a .tar or .parquet that is none
+    "damaged_archive",  # an archive that breaks off
+    "no_image",  # a sample of an archive, or a row of a table, without an image
+    "bad_label",  # a label that is no class
+    "bad_annotation",  # boxes or polygons that cannot be understood
+    "bad_mask",  # a mask that is no single-channel image
+    "mask_size",  # a mask of another size than its image
+    "no_mask",  # an image of a segmentation source without one
+    "conflicting_labels",  # equal images with unequal labels, masks, boxes or polygons
+    "duplicate_of_test",  # also in val or test, where it stays
+    "filtered",  # by native_resolution_filter
+    "other_type",  # a file that does not claim to be an image
+]
 
-SplitName = Literal["train", "test"]
-T = TypeVar("T")
-
-# Images held at once while scanning; enough to keep eight readers busy between two batches.
-BATCH_SIZE = 32
-NUM_READERS = 8
+# What was left out on purpose, or never claimed to be an image: listed, but not counted by max_bad_fraction.
+NOT_BAD: frozenset[Reason] = frozenset({"duplicate_of_test", "filtered", "other_type"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One file of a source as a listing shows it; `version` is an ETag or a modification time."""
+    """One file as a listing shows it; `location` is relative to the source, `version` an ETag or modification time."""
 
     location: str
     size_bytes: int
@@ -33,157 +47,98 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One source image: `location` is relative to the source; `split` is None where the content decides it."""
+class Box:
+    """A labelled box: (x_min, y_min, x_max, y_max) in pixels of the upright image."""
+
+    label: int | None
+    corners: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polygon:
+    """A labelled polygon: x and y in turn, in pixels of the upright image, at least three points."""
+
+    label: int | None
+    points: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """A piece of a source that one worker scans in one go: a run of files, a tar, or row groups of a Parquet file.
+
+    `digest` changes when one of its files does. `num_inputs` is how many `scan` gives, None where only the scan tells.
+    `payload` is the source's own.
+    """
+
+    split: SplitName | None
+    num_inputs: int | None
+    num_bytes: int
+    digest: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One source image with what belongs to it.
+
+    `location` is for people; `locator` is what `fetch` finds it by. `run` numbers the stretch of its container that is
+    cheap to read together (a row group, 64 MiB of a tar), unique within the extent. `label` is a class name, or a
+    number as text where the source knows no names. Annotations are None where there are none.
+    """
 
     location: str
-    split: SplitName | None
-    label: int | None
+    locator: str
+    run: int = 0
     data: bytes
+    label: str | None = None
+    mask: bytes | None = None
+    boxes: tuple[Box, ...] | None = None
+    polygons: tuple[Polygon, ...] | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """An input that cannot be handed on, and why; `size_bytes` is 0 where it is unknown."""
+
+    location: str
+    reason: Reason
+    size_bytes: int
 
 
 class Source(Protocol):
-    """Labelled or unlabelled images below one location, as they were when the source was opened."""
+    """Images below one location. Sources hold no connection and no listing: they pickle, and travel to workers."""
 
     @property
     def uri(self) -> str:
-        """The location."""
+        """The location, for people."""
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by index; empty without labels."""
+    def is_sequential(self) -> bool:
+        """Whether reading neighbours together is much cheaper than one by one (tars, Parquet), so that the packing
+        order goes by runs first."""
 
-    @property
-    def num_samples(self) -> int:
-        """How many images `samples` gives."""
-
-    @property
-    def num_other_files(self) -> int:
-        """Visible files that were left aside because their names are not those of images."""
-
-    def listing(self) -> list[Entry]:
-        """Every file that the samples depend on, sorted; cheap, for change detection."""
-
-    def samples(self) -> Iterator[Sample]:
-        """All images in a fixed order, few of them in memory at a time."""
-
-    def read(self, locations: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """The images at `locations`, each once, in the order that is cheapest to read."""
-
-
-@dataclass(frozen=True)
-class SourceFiles:
-    """Files below `uri`, named by their path relative to it."""
-
-    uri: str
-
-    @cached_property
-    def _fs(self) -> Any:
-        return fsspec.core.url_to_fs(self.uri, use_listings_cache=False)[0]
-
-    @cached_property
-    def _root(self) -> str:
-        return str(fsspec.core.url_to_fs(self.uri)[1]).rstrip("/")
-
-    def is_file(self) -> bool:
-        """Whether `uri` itself is a file."""
-        return bool(self._fs.isfile(self._root))
-
-    def entries(self, below: str) -> list[Entry]:
-        """Visible files anywhere below the folder `below` ("" for all), or that one file, sorted by location.
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in the order that the source declares; empty where it declares none.
 
         Raises:
-            CorpusError: there is neither a file nor a folder of that name.
+            CorpusError: what should declare them cannot be read.
         """
-        path, where = (_below(root, below) for root in (self._root, self.uri))
-        try:
-            found = self._fs.find(path, detail=True)
-        except OSError as error:
-            raise StorageError(f"{where}: cannot list: {error}.") from error
-        if not found and not self._fs.exists(path):
-            raise CorpusError(
-                f"{where}: not found, expected images there. "
-                "Check corpus.uri, and corpus.split where its kind is paths."
-            )
-        entries = (_entry(name[len(self._root) + 1 :], info) for name, info in found.items())
-        return sorted((entry for entry in entries if _is_visible(entry.location)), key=lambda entry: entry.location)
 
-    def open(self, location: str) -> Any:
-        """The file opened for reading bytes."""
-        with _named(self.uri, location):
-            return self._fs.open(join(self._root, location), "rb")
+    def extents(self) -> Iterator[Extent]:
+        """Everything that is there now, listed in a fixed order a bounded piece at a time.
 
-    def read(self, location: str) -> bytes:
-        """The whole file."""
-        with _named(self.uri, location):
-            return bytes(self._fs.cat_file(join(self._root, location)))
+        Raises:
+            CorpusError: nothing usable is there.
+            StorageError: the location cannot be listed.
+        """
 
-    def read_many(self, locations: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """The whole files in the order given, a batch of them at a time by several threads."""
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            for batch in in_batches(locations, BATCH_SIZE):
-                yield from zip(batch, pool.map(self.read, batch), strict=True)
+    def scan(self, extent: Extent) -> Iterator[Input | Rejected]:
+        """All inputs of an extent in a fixed order, few of them in memory at a time. Never fails for one bad input."""
 
+    def fetch(self, locators: Sequence[str]) -> Iterator[Input]:
+        """The inputs at `locators`, each once, in whatever order is cheapest; `run` is not filled in.
 
-def in_batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Runs of `size` values; the last may be shorter."""
-    iterator = iter(values)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def split_roots(split: Split) -> list[tuple[SplitName | None, str]]:
-    """Where below a source each split lies; one root "" of no split where the content decides.
-
-    Raises:
-        CorpusError: a path leaves the source, or one lies within the other.
-    """
-    if not isinstance(split, PathSplit):
-        return [(None, "")]
-    test = _relative(split.test, "test")
-    if split.train is None:
-        return [("test", test)]
-    train = _relative(split.train, "train")
-    if posixpath.commonpath(["/" + train, "/" + test]) in ("/" + train, "/" + test):
-        raise CorpusError(
-            f"corpus.split: train ({split.train}) and test ({split.test}) overlap, so test images would be trained on. "
-            "Give two folders or files of which neither contains the other."
-        )
-    return [("train", train), ("test", test)]
-
-
-def _relative(path: str, name: str) -> str:
-    normal = posixpath.normpath(path)
-    if normal.startswith(("/", "..")):
-        raise CorpusError(f"corpus.split.{name}: {path!r} is not below corpus.uri. Give a path relative to it.")
-    return "" if normal == "." else normal
-
-
-def _below(root: str, path: str) -> str:
-    return join(root, path) if path else root
-
-
-def _entry(location: str, info: dict[str, Any]) -> Entry:
-    version = next((str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in info), "")
-    try:
-        location.encode()
-    except UnicodeEncodeError as error:
-        raise CorpusError(f"{location!r}: the file name is not valid UTF-8. Rename the file.") from error
-    return Entry(location=location, size_bytes=int(info["size"]), version=version)
-
-
-def _is_visible(location: str) -> bool:
-    return not any(part.startswith(".") for part in location.split("/"))
-
-
-@contextmanager
-def _named(uri: str, location: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        where = join(uri, location)
-        raise CorpusError(
-            f"{where}: gone since the source was listed. Let the source rest, then pack again."
-        ) from error
-    except OSError as error:
-        raise StorageError(f"{join(uri, location)}: cannot read: {error}.") from error
+        Raises:
+            CorpusError: one of them is gone or has changed its shape since it was scanned.
+        """

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from kd_ray.config.models import Resources
-from kd_ray.corpus.packed import open_corpus
+from kd_ray.corpus.packed import CorpusAddress
 from kd_ray.engine.board import Standing
 from kd_ray.engine.tasks import Worker, run_task
 from kd_ray.evaluate.evaluation import CachedLogits, EvaluationJob, evaluate_student, score
@@ -16,22 +16,26 @@ def evaluate_on_worker(
     jobs: Mapping[str, EvaluationJob],
     teachers: Mapping[str, CachedLogits],
     *,
-    corpus_uri: str,
+    corpus: CorpusAddress,
     num_classes: int,
     resources: Resources,
     on_progress: Callable[[Standing], None],
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Scores of the teachers (those whose classes are the corpus's, from their cached logits) and of the students."""
-    task = partial(_evaluate, dict(jobs), dict(teachers), corpus_uri, num_classes)
+    task = partial(_evaluate, dict(jobs), dict(teachers), corpus, num_classes)
     return run_task(task, resources=resources, on_progress=on_progress)
 
 
 def _evaluate(
-    jobs: dict[str, EvaluationJob], teachers: dict[str, CachedLogits], corpus_uri: str, num_classes: int, worker: Worker
+    jobs: dict[str, EvaluationJob],
+    teachers: dict[str, CachedLogits],
+    corpus: CorpusAddress,
+    num_classes: int,
+    worker: Worker,
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
-    cached = {name: each.read(corpus_uri) for name, each in teachers.items()}
+    cached = {name: each.read(corpus) for name, each in teachers.items()}
     teacher_scores = {name: score(each) for name, each in cached.items() if each.logits_NK.shape[1] == num_classes}
-    num_images = open_corpus(corpus_uri).num_samples("test")
+    num_images = corpus.open().num_samples("test")
     scores = {}
     done = 0
 

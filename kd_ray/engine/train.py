@@ -19,7 +19,8 @@ from ray.train.v2.api.config import LoggingConfig
 
 from kd_ray.config.models import Resources
 from kd_ray.config.views import Policy
-from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.corpus.source import SplitName
 from kd_ray.engine.board import Standing, watched_board
 from kd_ray.engine.failures import own_error
 from kd_ray.engine.session import hush, limit_threads, worker_device
@@ -126,7 +127,7 @@ def _train_on_worker(config: dict[str, Any]) -> None:
 def _train_job(job: TrainJob, group: TrainGroup, *, board: Any, done: int, total: int) -> None:
     context = ray.train.get_context()
     device = torch.device(worker_device(group.resources.num_gpus))
-    corpus = open_corpus(job.corpus_uri)
+    corpus = job.corpus.open()
     student = build(job).to(device)
     world_size = context.get_world_size()
     network = ray.train.torch.prepare_model(
@@ -182,14 +183,15 @@ class _WorkerHooks:
             self._board.write.remote(Standing(done, self._total, note))
 
     def evaluate(self, step: int) -> Metrics:
-        """Top-1 on the held-out split, each worker looking at its share of the row groups."""
+        """Top-1 on the val split, on test where there is none; each worker looks at its share of the row groups."""
         if not self._job.losses.train_logits or self._job.num_classes != len(self._corpus.classes):
             return {}
+        split: SplitName = "val" if self._corpus.num_samples("val") else "test"
         with evaluating(self._student) as student:
             found = predict(
                 lambda inputs: student(inputs)["logits"],
                 self._corpus,
-                split="test",
+                split=split,
                 policy=self._group.evaluation_policy,
                 size=self._job.student.input,
                 batch_size=self._group.evaluation_batch_size,
@@ -202,7 +204,7 @@ class _WorkerHooks:
         counts = torch.tensor([correct, int(known.sum())], device=next(self._student.parameters()).device)
         if self._world_size > 1:
             torch.distributed.all_reduce(counts)
-        return {"test_top1": float(counts[0] / counts[1])} if counts[1] else {}
+        return {f"{split}_top1": float(counts[0] / counts[1])} if counts[1] else {}
 
     def checkpoint(self, state: State) -> None:
         metrics = {"step": state["step"], "job": self._job.name}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from kd_ray.config.models import Input
 from kd_ray.config.views import Policy
-from kd_ray.corpus.decode import decode
+from kd_ray.corpus.images.decode import decode
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.views import draw, render
 

@@ -19,7 +19,9 @@ def curves_svg(histories: Mapping[str, HISTORY], *, levels: Mapping[str, float])
         loss_axes, accuracy_axes = figure.subplots(1, 2)
         for name, history in histories.items():
             _plot(loss_axes, name, history, "loss")
-            _plot(accuracy_axes, name, history, "test_top1", scale=100.0)
+            # a run is measured on the val split, on test where there is none
+            measured = "val_top1" if any("val_top1" in each for each in history) else "test_top1"
+            _plot(accuracy_axes, name, history, measured, scale=100.0)
         for index, (name, level) in enumerate(levels.items()):
             accuracy_axes.axhline(100 * level, linestyle="--", color=f"C{len(histories) + index}", label=name)
         # matplotlib warns of a log scale without a value above zero

@@ -12,7 +12,7 @@ from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Unit
 from kd_ray.config.models import Student
 from kd_ray.config.views import Policy
-from kd_ray.corpus.packed import open_corpus
+from kd_ray.corpus.packed import CorpusAddress
 from kd_ray.errors import CacheCorrupt
 from kd_ray.evaluate.predict import Predictions, evaluating, predict
 from kd_ray.evaluate.scores import NO_LABEL, agreement, calibration_error, top1
@@ -28,7 +28,7 @@ class CachedLogits:
     output: Spec
     units: tuple[Unit, ...]
 
-    def read(self, corpus_uri: str) -> Predictions:
+    def read(self, address: CorpusAddress) -> Predictions:
         """All of them, with the labels of the corpus.
 
         Raises:
@@ -36,7 +36,7 @@ class CachedLogits:
         """
         output = open_output(self.cache_uri, self.target_set, self.output, create=False)
         pinned = output.collection.pin(self.units)
-        corpus = open_corpus(corpus_uri)
+        corpus = address.open()
         ids, labels, logits = [], [], []
         for (span, view), commit in pinned.items():
             rows = corpus.read_rows(span.shard, span.group_start, span.group_stop, columns=["label"])
@@ -55,7 +55,7 @@ class EvaluationJob:
     student: Student
     num_classes: int
     weights_uri: str
-    corpus_uri: str
+    corpus: CorpusAddress
     policy: Policy
     batch_size: int
     classifier_is_trained: bool
@@ -71,7 +71,7 @@ def evaluate_student(
     """
     if not job.classifier_is_trained:
         return {}
-    corpus = open_corpus(job.corpus_uri)
+    corpus = job.corpus.open()
     module = build_model(without_pretrained(job.student.model), num_classes=job.num_classes)
     load_weights(module, job.weights_uri)
     with evaluating(module.to(device)) as student:
@@ -88,7 +88,7 @@ def evaluate_student(
     # logits over other classes than the labels can agree with a teacher, but be neither right nor wrong
     scores = score(found) if job.num_classes == len(corpus.classes) else {"num_images": float(len(found.labels))}
     for name, cached in job.teachers.items():
-        teacher = cached.read(job.corpus_uri)
+        teacher = cached.read(job.corpus)
         if teacher.logits_NK.shape[1] == found.logits_NK.shape[1]:
             scores[f"agreement/{name}"] = agreement(found.logits_NK, _in_order(teacher, found.sample_ids))
     return scores

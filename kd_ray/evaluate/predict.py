@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kd_ray.config.models import Input
 from kd_ray.config.views import EVALUATION_VIEW_SEED, Policy
-from kd_ray.corpus.decode import decode
+from kd_ray.corpus.images.decode import decode
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.corpus.source import SplitName
 from kd_ray.models.pixels import to_input

@@ -18,7 +18,7 @@ from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import ViewStore
 from kd_ray.config.models import Input
 from kd_ray.config.views import Policy
-from kd_ray.corpus.decode import decode
+from kd_ray.corpus.images.decode import decode
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.views import ViewRow, draw, render, view_digest

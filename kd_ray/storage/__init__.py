@@ -3,8 +3,19 @@
 from kd_ray.storage.base import Storage, digest_of_json, join
 from kd_ray.storage.fsspec_storage import FsspecStorage
 from kd_ray.storage.local import LocalStorage
+from kd_ray.storage.redact import redacted, redacted_text
 
-__all__ = ["FsspecStorage", "LocalStorage", "Storage", "digest_of_json", "is_remote", "join", "open_storage"]
+__all__ = [
+    "FsspecStorage",
+    "LocalStorage",
+    "Storage",
+    "digest_of_json",
+    "is_remote",
+    "join",
+    "open_storage",
+    "redacted",
+    "redacted_text",
+]
 
 
 def is_remote(uri: str) -> bool:

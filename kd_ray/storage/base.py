@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, BinaryIO, Protocol
 
 Names = list[str]  # an alias, since `list` is a method below
 
@@ -38,6 +39,12 @@ class Storage(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Write the object whole or not at all, replacing what was there."""
+
+    def write_from(self, name: str, produce: Callable[[BinaryIO], None]) -> None:
+        """As `write`, of what `produce` writes to the file that it is given; nothing where it raises.
+
+        For large objects that are not read again soon: the system is told not to keep them in memory.
+        """
 
     def create(self, name: str, data: bytes) -> bool:
         """Write the object only if there is none of that name, else return False; of racing writers one wins."""

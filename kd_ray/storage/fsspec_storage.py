@@ -1,18 +1,20 @@
 """Storage on any fsspec URL; conditional create is the server's own (`If-None-Match: *`), which S3 offers."""
 
 import errno
+import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from kd_ray.errors import StorageError
 from kd_ray.storage.base import Names, join
+from kd_ray.storage.redact import redacted, redacted_text
 
 CONDITIONAL_PROTOCOLS = frozenset({"s3", "s3a"})
 CONFLICT_PAUSES_S = (0.05, 0.2, 0.8, 2.0)
@@ -78,10 +80,17 @@ class FsspecStorage:
         with self._named(name, "write"):
             self._fs.pipe_file(self._path(name), data)
 
+    def write_from(self, name: str, produce: Callable[[BinaryIO], None]) -> None:
+        buffer = io.BytesIO()
+        produce(buffer)
+        self.write(name, buffer.getvalue())
+
     def create(self, name: str, data: bytes) -> bool:
         protocol = self.uri.split("://", 1)[0]
         if protocol not in CONDITIONAL_PROTOCOLS:
-            raise StorageError(f"{self.uri}: {protocol} has no conditional create; write to a local path or to s3://.")
+            raise StorageError(
+                f"{redacted(self.uri)}: {protocol} has no conditional create; write to a local path or to s3://."
+            )
         with self._named(name, "write"):
             for pause_s in CONFLICT_PAUSES_S:
                 try:
@@ -119,15 +128,31 @@ class FsspecStorage:
             yield
         except StorageError:
             raise
-        except FileNotFoundError as error:
-            if verb == "read":
-                raise
-            raise StorageError(f"{join(self.uri, name)}: cannot {verb}: {error}.") from error
-        except (OSError, BotoCoreError) as error:  # BotoCoreError: no credentials, no such host
-            raise StorageError(f"{join(self.uri, name)}: cannot {verb}: {error}.") from error
+        except _failures() as error:
+            shown = redacted_text(_said(error))
+            # the cause goes into tracebacks with its own words
+            cause = error if redacted_text(str(error)) == str(error) else None
+            if verb == "read" and isinstance(error, FileNotFoundError):
+                if cause is error:
+                    raise
+                raise FileNotFoundError(shown) from None
+            raise StorageError(f"{join(redacted(self.uri), name)}: cannot {verb}: {shown}.") from cause
 
 
-def _error_code(error: OSError) -> str:
+def _failures() -> tuple[type[Exception], ...]:
+    """What reading and writing may end in."""
+    import aiohttp  # half a second, and loaded already where it could have raised anything
+
+    return (OSError, BotoCoreError, aiohttp.ClientError)  # BotoCoreError: no credentials, no such host
+
+
+def _said(error: Exception) -> str:
+    """The error's message, or the server's word for it: Ceph's gateway sends no messages, which come as "None"."""
+    message = str(error)
+    return message if message not in ("", "None") else _error_code(error) or type(error).__name__
+
+
+def _error_code(error: Exception) -> str:
     """The server's own word for what went wrong, "" where it gave none."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))

@@ -5,7 +5,7 @@ Shape letters: B batch, C channels, H W pixels, N rows of a span.
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.cache.order import Order, lanes_of
+from kd_ray.cache.stream import Window
 from kd_ray.cache.units import Span
 from kd_ray.config.models import Input
 from kd_ray.config.views import Policy
-from kd_ray.corpus.decode import decode
+from kd_ray.corpus.images.decode import decode
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.models.pixels import to_input
 from kd_ray.training.losses import NO_LABEL
@@ -95,7 +96,7 @@ class NoTargets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSettings:
-    """What decides the batches of a run. `num_views` None draws a fresh view each epoch instead of going round."""
+    """What decides the batches of a run. `num_views` None draws a fresh view each time instead of going round."""
 
     policy: Policy
     view_seed: int
@@ -103,6 +104,15 @@ class StreamSettings:
     input: Input
     global_batch_size: int
     num_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OpenWindow:
+    """What is in memory of one window: rows by span, and by span and view what belongs to that view."""
+
+    window: Window
+    rows: dict[int, Rows] = field(default_factory=dict)
+    loaded: dict[tuple[int, int], LoadedSpan] = field(default_factory=dict)
 
 
 class BatchStream:
@@ -138,23 +148,25 @@ class BatchStream:
                 yield self._batch(list(pool.map(self._prepare, turns)))
 
     def _turns(self, lane: int, skip: int) -> Iterator[tuple[Span, LoadedSpan, int]]:
-        for window, skipped in self._order.windows(lane, skip=skip):
-            loaded: dict[tuple[int, int], LoadedSpan] = {}
-            for index, row, epoch in zip(
-                window.span_indices[skipped:].tolist(),
-                window.rows[skipped:].tolist(),
-                window.epochs[skipped:].tolist(),
-                strict=True,
-            ):
-                span = self._order.spans[index].span
-                if (index, epoch) not in loaded:
-                    loaded[index, epoch] = self._load(span, epoch)
-                yield span, loaded[index, epoch], row
+        opened: dict[int, _OpenWindow] = {}
+        for window, place in self._order.draws(lane, skip=skip):
+            if window.source not in opened or opened[window.source].window is not window:
+                opened[window.source] = _OpenWindow(window=window)
+            yield self._turn(opened[window.source], place)
 
-    def _load(self, span: Span, epoch: int) -> LoadedSpan:
-        rows = self._corpus.read_rows(span.shard, span.group_start, span.group_stop)
+    def _turn(self, opened: _OpenWindow, place: int) -> tuple[Span, LoadedSpan, int]:
+        window = opened.window
+        index, occurrence = int(window.span_indices[place]), int(window.occurrences[place])
+        span = self._order.sources[window.source].spans[index].span
         num_views = self._settings.num_views
-        view_index = epoch if num_views is None else epoch % num_views
+        view_index = occurrence if num_views is None else occurrence % num_views
+        if index not in opened.rows:
+            opened.rows[index] = self._corpus.read_rows(span.shard, span.group_start, span.group_stop)
+        if (index, view_index) not in opened.loaded:
+            opened.loaded[index, view_index] = self._load(span, opened.rows[index], view_index)
+        return span, opened.loaded[index, view_index], int(window.rows[place])
+
+    def _load(self, span: Span, rows: Rows, view_index: int) -> LoadedSpan:
         usable = np.array([sample_id in self._usable_labels for sample_id in rows.sample_ids.tolist()])
         return LoadedSpan(
             rows=rows,

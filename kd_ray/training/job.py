@@ -16,7 +16,7 @@ from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.corpus import Labels
 from kd_ray.config.models import Student, Teacher
 from kd_ray.config.views import Policy
-from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.errors import CacheIncomplete
 from kd_ray.models.weights import save_weights
 from kd_ray.storage import open_storage
@@ -92,7 +92,7 @@ class TrainJob:
 
     name: str
     run_uri: str
-    corpus_uri: str
+    corpus: CorpusAddress
     labels: Labels
     student: Student
     num_classes: int
@@ -193,7 +193,7 @@ def train_alone(job: TrainJob, *, device: str, hooks: Hooks | None = None) -> Fi
     result = train(
         job,
         student,
-        corpus=open_corpus(job.corpus_uri),
+        corpus=job.corpus.open(),
         worker=0,
         num_workers=1,
         hooks=hooks or _Quiet(),

@@ -33,6 +33,7 @@ def evaluate_models(run: Run, corpus: PackedCorpus, students: list[TrainedStuden
         runs=[each.job.run_uri.rsplit("/", 1)[-1] for each in students],
         policy=run.recipe.evaluate.policy.model_dump(mode="json"),
         samples=corpus.num_samples("test"),
+        annotations=corpus.annotated_id,
         teachers=[each.job.target_set.fingerprint for each in plan.evaluation.values()],
     )
     record = run.record("evaluation", key)
@@ -53,7 +54,7 @@ def evaluate_models(run: Run, corpus: PackedCorpus, students: list[TrainedStuden
                 student=each.job.student,
                 num_classes=each.job.num_classes,
                 weights_uri=join(each.job.run_uri, WEIGHTS_FILE),
-                corpus_uri=corpus.uri,
+                corpus=corpus.address,
                 policy=run.recipe.evaluate.policy,
                 batch_size=run.recipe.evaluate.batch_size_per_worker,
                 classifier_is_trained=each.job.losses.train_logits,
@@ -64,7 +65,7 @@ def evaluate_models(run: Run, corpus: PackedCorpus, students: list[TrainedStuden
         teachers, scores = evaluate_on_worker(
             jobs,
             cached,
-            corpus_uri=corpus.uri,
+            corpus=corpus.address,
             num_classes=len(corpus.classes),
             resources=run.recipe.evaluate.resources,
             on_progress=show_on(meter),

@@ -110,7 +110,7 @@ def _weights_key(run: Run, corpus: PackedCorpus, config: Teacher) -> str:
         return key_of(weights=given)
     return key_of(
         weights=given,
-        corpus=corpus.corpus_id,
+        corpus=corpus.annotated_id,
         samples=corpus.num_samples("train"),
         labels=run.recipe.labels.model_dump(mode="json"),
         policy=run.recipe.views.policy.model_dump(mode="json"),
@@ -134,7 +134,7 @@ def _finetune_job(
     return TrainJob(
         name=name,
         run_uri=join(run.recipe.out, "teachers", f"{name}-{key[:12]}"),
-        corpus_uri=corpus.uri,
+        corpus=corpus.address,
         labels=run.recipe.labels,
         student=Student(name=name, model=config.model, weights=config.weights, input=config.input),
         num_classes=len(corpus.classes),

@@ -1,46 +1,73 @@
-"""pack: images of any source into shards, once."""
+"""pack: images of any sources into shards, once."""
 
-from kd_ray.config.corpus import Corpus
-from kd_ray.corpus.pack import PackResult, find_packed, pack
+from kd_ray.config.corpus import Corpus, MixtureCorpus
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
-from kd_ray.corpus.plan import SPLITS
+from kd_ray.corpus.packing.pack import Listed, Mapper, PackResult, find_listed, here, list_sources, pack_listed, told
+from kd_ray.corpus.source import SPLITS
 from kd_ray.errors import CorpusError
 from kd_ray.telemetry.progress import Meter
 from kd_ray.telemetry.units import human_bytes
 from pipelines.context import Run, key_of
 
+IN_THIS_PROCESS_ONLY = "memory://"  # what lies there, no worker sees
+
 
 def pack_corpus(run: Run) -> PackedCorpus:
-    """The packed corpus; new samples of the source are appended to it."""
+    """The packed corpus; new samples of its sources are appended to it.
+
+    Where the pack stage was not asked for, the corpus is opened as it is, and its sources are not contacted.
+    """
     config = run.recipe.corpus
     key = key_of(corpus=config.model_dump(mode="json"))
-    found = find_packed(config)
+    if "pack" not in run.stages:
+        corpus = _opened(config)
+        run.committed_outcome("pack", key=key, detail=f"{sum(map(corpus.num_samples, SPLITS)):,} images, as packed")
+        return corpus
+    listed = list_sources(config)
+    found = find_listed(listed, config)
     if found is not None:
         run.committed_outcome("pack", key=key, detail=_describe(found))
         return _opened(config)
 
     def do(meter: Meter) -> tuple[PackedCorpus, int, str]:
-        result = pack(config, report=lambda done, total: meter.update(done, total=total))
+        result = pack_listed(
+            listed,
+            config,
+            mapper=_mapper(run, listed),
+            report=lambda done, total: meter.update(done, total=total),
+        )
         return _opened(config), result.num_packed, _describe(result)
 
     return run.work("pack", do, key=key)
 
 
+def _mapper(run: Run, listed: Listed) -> Mapper:
+    uris = [run.recipe.corpus.packed_uri, *(named.source.uri for named in listed.sources)]
+    if any(uri.startswith(IN_THIS_PROCESS_ONLY) for uri in uris):
+        return here
+    run.session.start_for("pack", num_cpus=1, num_gpus=0)
+    from kd_ray.engine.pack import on_ray
+
+    return on_ray
+
+
 def _opened(config: Corpus) -> PackedCorpus:
-    """The corpus, which must have images on both sides of the split."""
-    corpus = open_corpus(config.packed_uri)
-    for split in SPLITS:
+    """The corpus, which must have images to train on and to test with."""
+    corpus = open_corpus(config.packed_uri, overrides_uri=config.overrides_uri)
+    for split in ("train", "test"):
         if corpus.num_samples(split) == 0:
+            where = config.packed_uri if isinstance(config, MixtureCorpus) else config.uri
             raise CorpusError(
-                f"corpus.split: all {sum(map(corpus.num_samples, SPLITS)):,} images of {config.uri} fall on one side, "
-                f"none is in the {split} split. Give more images, another test_fraction, or kind: paths."
+                f"corpus.split: none of the {sum(map(corpus.num_samples, SPLITS)):,} images of {where} is in the "
+                f"{split} split. Give more images, another test_fraction, or kind: paths."
             )
     return corpus
 
 
 def _describe(result: PackResult) -> str:
-    dropped = [
-        f"{count} {what}" for count, what in ((result.num_duplicates, "duplicates"), (result.num_bad, "bad")) if count
-    ]
-    left_out = f", left out: {', '.join(dropped)}" if dropped else ""
-    return f"{result.num_packed:,} images, {human_bytes(result.bytes)}{left_out}"
+    parts = [f"{result.num_packed:,} images, {human_bytes(result.bytes)}"]
+    if result.num_duplicates:
+        parts.append(f"{result.num_duplicates:,} duplicates dropped")
+    if result.left_out:
+        parts.append(f"left out: {told(result.left_out)}; see {result.quarantine_uri}")
+    return "; ".join(parts)

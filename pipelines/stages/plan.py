@@ -69,8 +69,8 @@ def plan_table(plan: CachePlan, recipe: Recipe) -> Table:
 def break_even(plan: CachePlan, recipe: Recipe) -> str:
     """Teacher forward passes with and without a cache; says so where this run saves nothing."""
     cached = sum(each.forwards_total for each in plan.training.values())
-    epoch = sum(each.forwards_total // each.view_set.num_views for each in plan.training.values())
-    live = round(epoch * recipe.train.epochs)
+    num_samples = plan.training_views.views_in(plan.training_views.units) // plan.training_views.num_views
+    live = recipe.train.num_steps(num_samples) * recipe.train.global_batch_size * len(plan.training)
     ratio = live / cached if cached else float("inf")
     if ratio <= 1:
         return (

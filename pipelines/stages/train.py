@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
@@ -12,25 +12,15 @@ from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join, open_storage
 from kd_ray.storage.signature import signature
 from kd_ray.telemetry.progress import Meter
-from kd_ray.training.batches import StreamSettings
+from kd_ray.training.batches import StreamSettings, TargetKey
 from kd_ray.training.fit import FitSettings
+from kd_ray.training.identity import distilled_fingerprint, reference_fingerprint
 from kd_ray.training.job import RUN_FILE, CachedSource, LiveSource, TrainJob, is_finished
 from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.sampling import sampling_of
 from kd_ray.training.snapshot import full_order, labelled_order
 from pipelines.context import Record, Run, key_of, show_on
 from pipelines.stages.plan import CachePlan
-
-TRAINING_VERSION = 1  # goes up when the same recipe is to give another student
-
-# What changes how fast a run goes or what it tells on the way, and nothing of its result.
-SPEED_ONLY = {
-    "resources_per_worker",
-    "log_every_steps",
-    "evaluate_every_steps",
-    "checkpoint_every_steps",
-    "max_failures",
-    "reference",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,112 +83,111 @@ def _distilled_job(
             None if isinstance(loss, CrossEntropyLoss) else recipe.teacher_of(loss) for loss in train.losses
         ),
     )
-    shapes = {
-        index: teachers[recipe.teacher_of(loss)].shapes[loss.output]
-        for index, loss in enumerate(train.losses)
-        if isinstance(loss, FeatureLoss)
-    }
-    needed = sorted(losses.needed_targets())
-    outputs = {
-        (teacher, output): (plan.training[teacher].job.target_set, plan.training[teacher].job.outputs[output])
-        for teacher, output in needed
-    }
-    cached = CachedSource(
-        cache_uri=recipe.cache.uri,
-        view_set=plan.training_views.spec,
-        outputs=outputs,
-        units=plan.training_views.units,
-        policy=recipe.views.policy,
-        verify_one_in=recipe.views.verify_one_in,
-    )
-    live = LiveSource(
-        teachers={
-            name: (teachers[name].config, teachers[name].weights_uri, teachers[name].num_classes)
-            for name in sorted({teacher for teacher, _ in needed})
-        },
-        needed=frozenset(needed),
-    )
+    cached = _cached_source(recipe, plan, sorted(losses.needed_targets()))
     order = full_order(
-        corpus, plan.training_views.spans, seed=train.seed, num_lanes=train.lanes, window=train.shuffle_window
+        corpus,
+        plan.training_views.spans,
+        seed=train.seed,
+        num_lanes=train.lanes,
+        window=train.shuffle_window,
+        sampling=sampling_of(recipe),
     )
-    num_steps = max(round(train.epochs * order.num_samples / train.global_batch_size), 1)
-    fingerprint = key_of(
-        corpus=corpus.corpus_id,
-        spans=[
-            [str(each) for each in (span.shard, span.group_start, span.group_stop)]
-            for span in plan.training_views.spans
-        ],
-        labels=recipe.labels.model_dump(mode="json"),
-        views=plan.training_views.spec.fingerprint,
-        num_views=recipe.views.count,
-        targets=[[*name, target_set.fingerprint, output.fingerprint] for name, (target_set, output) in outputs.items()],
-        version=TRAINING_VERSION,
-        student=recipe.student.model_dump(mode="json"),
+    fingerprint = distilled_fingerprint(
+        recipe,
+        corpus_id=corpus.annotated_id,
+        order=order,
+        views=cached.view_set,
+        targets=cached.outputs,
         student_weights=_weights_signature(recipe),
-        train=train.model_dump(mode="json", exclude=SPEED_ONLY),
     )
+    source = cached if train.targets == "cached" else _live_source(teachers, frozenset(cached.outputs))
     return TrainJob(
         name=recipe.student.name,
         run_uri=join(recipe.out, "runs", f"{recipe.student.name}-{fingerprint[:12]}"),
-        corpus_uri=corpus.uri,
+        corpus=corpus.address,
         labels=recipe.labels,
         student=recipe.student,
         num_classes=_num_classes(train, teachers, recipe, corpus),
         losses=losses,
-        target_shapes=shapes,
-        stream=StreamSettings(
-            policy=recipe.views.policy,
-            view_seed=recipe.views.seed,
-            num_views=recipe.views.count,
-            input=recipe.student.input,
-            global_batch_size=train.global_batch_size,
-            num_threads=max(int(train.resources_per_worker.num_cpus), 1),
-        ),
+        target_shapes={
+            index: teachers[recipe.teacher_of(loss)].shapes[loss.output]
+            for index, loss in enumerate(train.losses)
+            if isinstance(loss, FeatureLoss)
+        },
+        stream=_stream(recipe, num_views=recipe.views.count),
         order=order,
-        source=(cached if train.targets == "cached" else live) if needed else None,
-        settings=_settings(train, num_steps),
+        source=source if cached.outputs else None,
+        settings=_settings(train, train.num_steps(order.num_samples)),
         seed=train.seed,
+    )
+
+
+def _cached_source(recipe: Recipe, plan: CachePlan, needed: list[TargetKey]) -> CachedSource:
+    jobs = {teacher: plan.training[teacher].job for teacher, _ in needed}
+    return CachedSource(
+        cache_uri=recipe.cache.uri,
+        view_set=plan.training_views.spec,
+        outputs={
+            (teacher, output): (jobs[teacher].target_set, jobs[teacher].outputs[output]) for teacher, output in needed
+        },
+        units=plan.training_views.units,
+        policy=recipe.views.policy,
+        verify_one_in=recipe.views.verify_one_in,
+    )
+
+
+def _live_source(teachers: Mapping[str, KnownTeacher], needed: frozenset[TargetKey]) -> LiveSource:
+    return LiveSource(
+        teachers={
+            name: (teachers[name].config, teachers[name].weights_uri, teachers[name].num_classes)
+            for name in sorted({teacher for teacher, _ in needed})
+        },
+        needed=needed,
     )
 
 
 def _reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) -> TrainJob:
-    """The same student, start, steps and batch size on the labelled images alone, a new view at every turn."""
+    """The same student, start, steps and batch size on the labelled images alone, a new view at every turn.
+
+    Sources have the same shares, and samples the weights of their labels, as for the distilled student.
+    """
     train = recipe.train
-    order = labelled_order(corpus, recipe.labels, seed=train.seed, num_lanes=train.lanes, window=train.shuffle_window)
+    order = labelled_order(
+        corpus,
+        recipe.labels,
+        seed=train.seed,
+        num_lanes=train.lanes,
+        window=train.shuffle_window,
+        sampling=sampling_of(recipe),
+    )
     name = f"{recipe.student.name}-without-teacher"
-    fingerprint = key_of(
-        corpus=corpus.corpus_id,
-        samples=order.num_samples,
-        labels=recipe.labels.model_dump(mode="json"),
-        policy=recipe.views.policy.model_dump(mode="json"),
-        view_seed=recipe.views.seed,
-        version=TRAINING_VERSION,
-        student=recipe.student.model_dump(mode="json"),
+    fingerprint = reference_fingerprint(
+        recipe,
+        corpus_id=corpus.annotated_id,
+        order=order,
         student_weights=_weights_signature(recipe),
-        train=train.model_dump(mode="json", exclude={*SPEED_ONLY, "losses", "targets", "epochs"}),
         num_steps=distilled.settings.num_steps,
     )
-    return TrainJob(
+    return replace(
+        distilled,
         name=name,
         run_uri=join(recipe.out, "runs", f"{name}-{fingerprint[:12]}"),
-        corpus_uri=corpus.uri,
-        labels=recipe.labels,
-        student=recipe.student,
-        num_classes=distilled.num_classes,
         losses=WeightedLosses(losses=(CrossEntropyLoss(kind="cross_entropy"),), teachers=(None,)),
         target_shapes={},
-        stream=StreamSettings(
-            policy=recipe.views.policy,
-            view_seed=recipe.views.seed,
-            num_views=None,
-            input=recipe.student.input,
-            global_batch_size=train.global_batch_size,
-            num_threads=distilled.stream.num_threads,
-        ),
+        stream=_stream(recipe, num_views=None),
         order=order,
         source=None,
-        settings=distilled.settings,
-        seed=train.seed,
+    )
+
+
+def _stream(recipe: Recipe, *, num_views: int | None) -> StreamSettings:
+    return StreamSettings(
+        policy=recipe.views.policy,
+        view_seed=recipe.views.seed,
+        num_views=num_views,
+        input=recipe.student.input,
+        global_batch_size=recipe.train.global_batch_size,
+        num_threads=max(int(recipe.train.resources_per_worker.num_cpus), 1),
     )
 
 

@@ -1,6 +1,7 @@
 """python -m tests.benchmarks: every benchmark, a table each, and the same as JSON under out/bench/."""
 
-from tests.benchmarks import cached_epoch
+from tests.benchmarks import cached_epoch, packing
 
 if __name__ == "__main__":
-    cached_epoch.main()
+    cached_epoch.main([])
+    packing.main(["speed"])

@@ -24,8 +24,8 @@ from kd_ray.config.models import CifarResNet, Input, Student, Teacher
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.train import CrossEntropyLoss, KdLoss, Loss
 from kd_ray.config.views import ColorJitter, Policy, RandomResizedCrop
-from kd_ray.corpus.pack import pack
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.corpus.packing.pack import pack
 from kd_ray.extraction.job import build_extractor
 from kd_ray.extraction.plan import KnownTeacher, plan_targets, plan_view_set
 from kd_ray.models import build_model, save_weights, state_fingerprint

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from kd_ray.config.load import load_recipe
 from kd_ray.config.recipe import Recipe
-from kd_ray.corpus.pack import pack
+from kd_ray.corpus.packing.pack import pack
 from kd_ray.run import run_recipe
 from tests.support.processes import ROOT
 from tests.support.s3 import S3Server

@@ -197,13 +197,15 @@ def test_memory_refuses_create_since_it_could_not_be_atomic() -> None:
 
 
 def test_s3_conflict_is_tried_again(s3_uri: str, s3: S3Server) -> None:
+    if not isinstance(s3, S3Server):
+        pytest.skip("a real server has no conflicts to order")
     s3.conflicts_left = 2
     assert open_storage(s3_uri).create("a", b"x")
     assert s3.conflicts_left == 0
 
 
 def test_a_missing_bucket_is_a_storage_error_when_written_to(s3: S3Server) -> None:
-    with pytest.raises(StorageError, match=r"s3://no-such-bucket/a/b: cannot write: .*bucket"):
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket/a/b: cannot write: .*[Bb]ucket"):
         open_storage("s3://no-such-bucket/a").write("b", b"")
 
 

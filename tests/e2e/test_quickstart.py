@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from kd_ray.config.load import load_recipe
 from kd_ray.config.views import EVALUATION_POLICY
 from kd_ray.corpus.packed import open_corpus
+from kd_ray.corpus.packing.pack import pack
 from kd_ray.evaluate.predict import predict
 from tests.e2e.conftest import FinishedRun
 from tests.support.processes import ROOT, run
@@ -61,6 +63,16 @@ def test_the_numbers_are_all_there(finished: FinishedRun) -> None:
 def test_the_final_table_shows_all_three_models(finished: FinishedRun) -> None:
     for name in ("teacher", "student", "student-without-teacher"):
         assert f"{100 * metrics_of(finished)[f'{name}/top1']:.2f} %" in finished.completed.stdout
+
+
+def test_packing_on_ray_gives_the_bytes_of_one_process(finished: FinishedRun, tmp_path: Path) -> None:
+    recipe = load_recipe(finished.out / "recipe.yaml")
+    pack(recipe.corpus.model_copy(update={"packed_uri": str(tmp_path / "packed")}))
+    assert files_below(tmp_path / "packed") == files_below(finished.out / "corpus")
+
+
+def files_below(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_the_exported_student_is_the_one_that_was_evaluated(finished: FinishedRun) -> None:

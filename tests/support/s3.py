@@ -26,7 +26,7 @@ class S3Server:
 
     @contextmanager
     def running(self) -> Iterator["S3Server"]:
-        thread = Thread(target=self._server.serve_forever, daemon=True)
+        thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
             yield self
@@ -54,14 +54,21 @@ class _Quiet(WSGIRequestHandler):
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
     """A running server with an empty bucket BUCKET; the AWS_* environment points to it meanwhile."""
-    with pytest.MonkeyPatch.context() as environment, S3Server().running() as server:
-        environment.setenv("AWS_ACCESS_KEY_ID", "test")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with S3Server().running() as server, bucket_at(server.url, access_key="test", secret_key="test"):
+        yield server
+
+
+@contextmanager
+def bucket_at(url: str, *, access_key: str, secret_key: str) -> Iterator[None]:
+    """An empty bucket BUCKET that anyone may list at the server `url`; the AWS_* environment points to it meanwhile."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", access_key)
+        environment.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        environment.setenv("AWS_ENDPOINT_URL", server.url)
+        environment.setenv("AWS_ENDPOINT_URL", url)
         s3fs.S3FileSystem.clear_instance_cache()  # instances remember the endpoint of their making
-        s3fs.S3FileSystem().mkdir(BUCKET)
+        s3fs.S3FileSystem().mkdir(BUCKET, acl="public-read")  # for the tests without credentials
         try:
-            yield server
+            yield
         finally:
             s3fs.S3FileSystem.clear_instance_cache()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from kd_ray.config.models import Input, Optimizer, Schedule, Student, Teacher
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.train import FeatureLoss, Loss
 from kd_ray.config.views import ColorJitter, HorizontalFlip, Policy, RandomResizedCrop
-from kd_ray.corpus.pack import pack
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.corpus.packing.pack import pack
 from kd_ray.extraction.job import build_extractor
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan, ViewSetPlan, plan_targets, plan_view_set
 from kd_ray.extraction.unit import UnitReport
@@ -71,6 +72,14 @@ def pack_images(source: Path, packed: Path, **settings: Any) -> PackedCorpus:
     )
     pack(config)
     return open_corpus(config.packed_uri)
+
+
+def mixed(corpus: PackedCorpus, sources: Sequence[str]) -> PackedCorpus:
+    """The same shards, those of the training split given to `sources` in turn."""
+    train = [commit.shard for commit in corpus.commits if commit.split == "train"]
+    source_of = dict(zip(train, cycle(sources), strict=False))
+    commits = tuple(replace(each, source=source_of.get(each.shard, sources[0])) for each in corpus.commits)
+    return replace(corpus, commits=commits)
 
 
 def save_teacher(folder: Path, *, seed: int, name: str = "teacher") -> KnownTeacher:
@@ -204,7 +213,7 @@ def train_job(
     return TrainJob(
         name="student",
         run_uri=str(run_uri),
-        corpus_uri=corpus.uri,
+        corpus=corpus.address,
         labels=AllLabels(),
         student=Student.model_validate(
             {"model": {"kind": "cifar_resnet", "depth": 8}, "input": {"size_px": STUDENT_SIZE_PX}}

@@ -281,8 +281,7 @@ def test_a_missing_base_is_named(tmp_path: Path) -> None:
 
 def test_invalid_yaml_says_where(tmp_path: Path) -> None:
     refusal = _refusal(write(tmp_path, "name: a\nout: [1, 2\ncorpus: x\n"))
-    assert refusal.startswith(f"{tmp_path}/recipe.yaml: is not valid YAML: ")
-    assert "line 3" in refusal
+    assert refusal.startswith(f"{tmp_path}/recipe.yaml:3: is not valid YAML: ")
 
 
 @pytest.mark.parametrize(("text", "got"), [("", "NoneType"), ("- a\n", "list"), ("words\n", "str")])

@@ -14,6 +14,10 @@ RECIPES = sorted(CONF.glob("*.yaml"))
 # what a recipe leaves open (???) and its user gives
 OPEN_VALUES = {
     "folder.yaml": ["corpus.uri=/data/images"],
+    "webdataset.yaml": ["corpus.uri=/data/tars"],
+    "listing.yaml": ["corpus.uri=/data/train.csv"],
+    "camvid.yaml": ["corpus.uri=/data/camvid"],
+    "mixture.yaml": ["corpus.sources.photos.uri=/data/photos", "corpus.sources.web.uri=/data/tars"],
     "cifar10.yaml": ["corpus.uri=/data/cifar10", "teacher.weights=/data/cifar10_resnet56.safetensors"],
 }
 

@@ -2,16 +2,17 @@
 
 import hashlib
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus_files import folder, png, write, write_classes
 
 from kd_ray.config.corpus import AllLabels, LabelsPerClass, NoLabels
 from kd_ray.corpus.format import sample_id_of
-from kd_ray.corpus.pack import pack
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
+from kd_ray.corpus.packing.pack import pack
 from kd_ray.errors import CorpusError, ShardCorrupt
+from tests.support.corpus_files import folder, png, write, write_classes
 
 
 @pytest.fixture
@@ -25,6 +26,12 @@ def corpus(tmp_path) -> PackedCorpus:
 def fresh(corpus: PackedCorpus) -> PackedCorpus:
     """The same corpus with nothing kept in memory."""
     return pickle.loads(pickle.dumps(corpus))
+
+
+def shard_path(corpus: PackedCorpus, name: str) -> Path:
+    """Where a shard lies."""
+    (commit,) = [commit for commit in corpus.commits if commit.shard == name]
+    return Path(corpus.uri, commit.object)
 
 
 class TestReading:
@@ -78,7 +85,7 @@ class TestReading:
 
 class TestDamage:
     def test_any_flipped_bit_is_noticed_or_changes_nothing(self, corpus, tmp_path):
-        path = tmp_path / "packed" / "shards" / "train-00000.parquet"
+        path = shard_path(corpus, "train-00000")
         data = path.read_bytes()
         good = corpus.read_rows("train-00000", 0, 2)
         num_noticed = 0
@@ -100,25 +107,24 @@ class TestDamage:
         assert num_noticed > 0.7 * len(positions)
 
     def test_a_flipped_pixel_names_the_shard(self, corpus, tmp_path):
-        path = tmp_path / "packed" / "shards" / "train-00000.parquet"
+        path = shard_path(corpus, "train-00000")
         data = bytearray(path.read_bytes())
         data[data.index(b"IDAT") + 20] ^= 1
         path.write_bytes(data)
-        with pytest.raises(ShardCorrupt, match=r"packed/shards/train-00000\.parquet: damaged: .*CRC.* Restore it"):
+        with pytest.raises(ShardCorrupt, match=r"packed/shards/train-00000-\w+\.parquet: damaged: .*CRC.* Restore it"):
             corpus.read_rows("train-00000", 0, 2)
 
     def test_a_missing_or_shorter_shard(self, corpus, tmp_path):
-        path = tmp_path / "packed" / "shards" / "train-00000.parquet"
+        path = shard_path(corpus, "train-00000")
         path.write_bytes(path.read_bytes()[:-10])
-        with pytest.raises(ShardCorrupt, match=r"train-00000\.parquet: damaged"):
+        with pytest.raises(ShardCorrupt, match=r"train-00000-\w+\.parquet: damaged"):
             corpus.members("train")
         path.unlink()
-        with pytest.raises(ShardCorrupt, match=r"train-00000\.parquet: damaged: the file is missing"):
+        with pytest.raises(ShardCorrupt, match=r"train-00000-\w+\.parquet: damaged: the file is missing"):
             fresh(corpus).read_rows("train-00000", 0, 1)
 
     def test_a_shard_in_the_place_of_another(self, corpus, tmp_path):
-        shards = tmp_path / "packed" / "shards"
-        (shards / "train-00000.parquet").write_bytes((shards / "train-00001.parquet").read_bytes())
+        shard_path(corpus, "train-00000").write_bytes(shard_path(corpus, "train-00001").read_bytes())
         with pytest.raises(ShardCorrupt, match="damaged"):
             corpus.read_rows("train-00000", 0, 1)
 

@@ -128,7 +128,7 @@ def student_job(
         student=Student.model_validate({"model": {"kind": "cifar_resnet", "depth": 8}, "input": {"size_px": size_px}}),
         num_classes=NUM_CLASSES,
         weights_uri=weights_uri,
-        corpus_uri=corpus.uri,
+        corpus=corpus.address,
         policy=EVALUATION_POLICY,
         batch_size=16,
         classifier_is_trained=True,
@@ -146,7 +146,7 @@ def test_a_student_that_is_its_teacher_agrees_with_it_wholly(tiny_corpus, tiny_t
         size_px=tiny_teacher.config.input.size_px,
     )
     found = evaluate_student(job, device="cpu")
-    cached = cached_logits(evaluation_plan).read(tiny_corpus.uri)
+    cached = cached_logits(evaluation_plan).read(tiny_corpus.address)
     assert found["agreement/teacher"] == 1.0
     assert found["num_images"] == len(cached.labels) == tiny_corpus.num_samples("test")
     assert found["top1"] == pytest.approx(top1(cached.logits_NK, cached.labels))
@@ -165,7 +165,7 @@ def test_another_student_is_compared_sample_by_sample(tiny_corpus, tiny_teacher,
     )
     with evaluating(module):
         own = predictions(tiny_corpus, logits_of=module, split="test")
-    cached = cached_logits(evaluation_plan).read(tiny_corpus.uri)
+    cached = cached_logits(evaluation_plan).read(tiny_corpus.address)
     row_of = {sample_id: row for row, sample_id in enumerate(cached.sample_ids.tolist())}
     in_order = cached.logits_NK[[row_of[sample_id] for sample_id in own.sample_ids.tolist()]]
     found = evaluate_student(job, device="cpu")
@@ -183,4 +183,4 @@ def test_logits_of_part_of_the_split_are_refused(tiny_corpus, tiny_teacher, eval
 def test_logits_that_are_not_there_are_refused(tiny_corpus, evaluation_plan, tmp_path: Path) -> None:
     elsewhere = replace(cached_logits(evaluation_plan), cache_uri=str(tmp_path))
     with pytest.raises(CacheIncomplete, match="holds nothing named teacher"):
-        elsewhere.read(tiny_corpus.uri)
+        elsewhere.read(tiny_corpus.address)

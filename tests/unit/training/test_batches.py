@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from kd_ray.cache.plan import spans_of
 from kd_ray.cache.units import Span
 from kd_ray.config.corpus import AllLabels, Labels, LabelsPerClass, NoLabels
 from kd_ray.corpus.packed import PackedCorpus, Rows
@@ -17,9 +18,10 @@ from kd_ray.errors import CacheCorrupt
 from kd_ray.models.pixels import to_input
 from kd_ray.training.batches import Batch, BatchStream, NoTargets, TargetKey, TargetSource
 from kd_ray.training.losses import NO_LABEL
+from kd_ray.training.sampling import Sampling
 from kd_ray.training.snapshot import full_order, labelled_order
 from kd_ray.views import draw, render
-from tests.support.tiny_world import POLICY, VIEW_SEED, images_of, plan_views, stream_settings
+from tests.support.tiny_world import POLICY, VIEW_SEED, images_of, mixed, plan_views, stream_settings
 
 NUM_LANES, BATCH_SIZE = 4, 16
 
@@ -169,6 +171,86 @@ def test_a_labelled_order_holds_the_labelled_samples_alone(tiny_corpus: PackedCo
     for epoch in (0, 1):
         ids = [sample_id for batch in batches[3 * epoch : 3 * epoch + 3] for sample_id, _ in seen(batch)]
         assert sorted(ids) == sorted(allowed)
+
+
+def mixed_stream(corpus: PackedCorpus, **changes: Any) -> BatchStream:
+    """Two sources of unlike shares, and samples of unlike weights."""
+    corpus = mixed(corpus, ["a", "b"])
+    labels = LabelsPerClass(kind="per_class", count=6)
+    sampling = Sampling(
+        scale_factors={"a": 2.0, "b": 1.0}, weight_mode="inv_frequency", weight_by="label", labels=labels
+    )
+    spans = spans_of({each.name: len(each.rows_per_group) for each in corpus.shards("train")}, unit_row_groups=1)
+    arguments = {"num_lanes": NUM_LANES, "window": 2, "targets": NoTargets(), "num_views": 3} | changes
+    return BatchStream(
+        stream_settings(num_views=arguments["num_views"], global_batch_size=BATCH_SIZE),
+        full_order(
+            corpus,
+            spans,
+            seed=1,
+            num_lanes=arguments["num_lanes"],
+            window=arguments["window"],
+            sampling=sampling,
+        ),
+        corpus=corpus,
+        usable_labels=frozenset(corpus.labelled_ids("train", labels).tolist()),
+        targets=arguments["targets"],
+    )
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_mixed_and_weighted_batches_do_not_depend_on_the_number_of_workers(
+    tiny_corpus: PackedCorpus, num_workers: int
+) -> None:
+    alone = take(mixed_stream(tiny_corpus), 20)
+    shares = [
+        take(mixed_stream(tiny_corpus), 20, worker=worker, num_workers=num_workers) for worker in range(num_workers)
+    ]
+    for step, whole in enumerate(alone):
+        assert Counter(pair for share in shares for pair in seen(share[step])) == Counter(seen(whole))
+
+
+@pytest.mark.parametrize("steps", [1, 6, 13])
+def test_resuming_a_mixed_and_weighted_run_gives_exactly_the_rest(tiny_corpus: PackedCorpus, steps: int) -> None:
+    undisturbed = take(mixed_stream(tiny_corpus), 16)
+    resumed = take(mixed_stream(tiny_corpus), 16 - steps, consumed=steps * BATCH_SIZE)
+    for found, wanted in zip(resumed, undisturbed[steps:], strict=True):
+        assert_equal(found, wanted)
+
+
+def test_a_sample_that_comes_more_often_shows_another_view_each_time(tiny_corpus: PackedCorpus) -> None:
+    fresh = take(mixed_stream(tiny_corpus, num_views=None), 40)
+    pairs = [pair for batch in fresh for pair in seen(batch)]
+    assert max(Counter(pairs).values()) == 1
+    counts = Counter(sample_id for sample_id, _ in pairs)
+    assert max(counts.values()) > 3 * min(counts.values())
+    for with_count, with_view in zip(fresh, take(mixed_stream(tiny_corpus, num_views=2), 40), strict=True):
+        np.testing.assert_array_equal(with_view.sample_ids_B, with_count.sample_ids_B)
+        np.testing.assert_array_equal(with_view.view_indices_B, with_count.view_indices_B % 2)
+
+
+class Loads(NoTargets):
+    """What was loaded, in this order."""
+
+    def __init__(self) -> None:
+        self.loads: list[tuple[Span, int, Rows]] = []
+
+    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
+        self.loads.append((span, view_index, rows))
+        return {}
+
+
+def test_a_window_reads_images_once_and_targets_once_per_view(tiny_corpus: PackedCorpus) -> None:
+    targets = Loads()
+    # one lane, whose window holds the 8 row groups of a source twice
+    take(mixed_stream(tiny_corpus, num_lanes=1, window=16, targets=targets, num_views=2), 8)
+    by_rows: dict[int, list[tuple[Span, int]]] = defaultdict(list)
+    for span, view_index, rows in targets.loads:
+        by_rows[id(rows)].append((span, view_index))
+    assert all(len({span for span, _ in loads}) == 1 for loads in by_rows.values())
+    assert all(sorted(view for _, view in loads) in ([0], [1], [0, 1]) for loads in by_rows.values())
+    assert any(len(loads) == 2 for loads in by_rows.values())
+    assert len({loads[0][0] for loads in by_rows.values()}) == len(by_rows)
 
 
 class LostUnit(NoTargets):

@@ -1,0 +1,1 @@
+"""From sources to packed shards: list, scan, plan, write, commit."""

@@ -1,0 +1,256 @@
+"""Which samples a packing keeps, in which order and in which shards: pure functions of what the scan found."""
+
+import difflib
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_ray.corpus.format import Settings, shard_name
+from kd_ray.corpus.packing.findings import ACCEPTED, NO_NAME, REASONS, Findings
+from kd_ray.corpus.packing.text import shortened
+from kd_ray.corpus.source import NOT_BAD, SPLITS, SplitName
+from kd_ray.errors import CorpusError
+
+# Bytes that are shuffled together where a source is read in sequence: what one worker holds in memory.
+CHUNK_BYTES = 256 << 20
+
+MIN_TASKS = 8  # a task costs Ray 25 ms, which tiny images would not be worth
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """What the corpus has already, sorted by sample id: labels are -1 for none, `splits` index SPLITS; each [N]."""
+
+    sample_ids: NDArray[np.uint64]
+    sha256: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    splits: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What becomes of every input: parallel arrays [N] over the findings.
+
+    `kept` marks one input per distinct image, `label` is its class (-1 for none), `copies` how many it stands for.
+    `reason` indexes REASONS where the input goes to quarantine.
+    """
+
+    kept: NDArray[np.bool_]
+    label: NDArray[np.int32]
+    copies: NDArray[np.int32]
+    reason: NDArray[np.int8]
+    num_duplicates: int
+
+    def left_out(self) -> dict[str, int]:
+        """Rows in quarantine by reason, sorted by its name."""
+        counts = Counter(self.reason[self.reason != ACCEPTED].tolist())
+        return dict(sorted((REASONS[index], count) for index, count in counts.items()))
+
+    def bad(self) -> NDArray[np.bool_]:
+        """Which inputs max_bad_fraction is about."""
+        fine = [ACCEPTED, *(REASONS.index(reason) for reason in sorted(NOT_BAD))]
+        return ~np.isin(self.reason, fine)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedShard:
+    """A shard to be written: its rows among the findings, in order. `digest` (hex) is of their content hashes."""
+
+    name: str
+    source: int
+    split: SplitName
+    rows: Rows
+    digest: str
+
+
+def class_list(
+    declared: Sequence[Sequence[str]], found: Sequence[str], label_map: Mapping[str, str | None], *, where: str
+) -> tuple[str, ...]:
+    """Class names by label: those that sources declare in their order, then the others sorted.
+
+    Where all are numbers and none is declared, the names are all numbers from 0 to the highest.
+
+    Raises:
+        CorpusError: `label_map` names a class that there is not.
+    """
+    known = list(dict.fromkeys([*(name for names in declared for name in names), *sorted(found)]))
+    for name in label_map:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise CorpusError(
+                f"{where}: corpus.label_map names {name!r}, but the classes are {shortened(known)}.{hint} "
+                "Correct the map."
+            )
+    if not any(declared) and not label_map and known and all(name.isdecimal() for name in known):
+        return tuple(str(number) for number in range(max(map(int, known)) + 1))
+    mapped = (label_map.get(name, name) for name in known)
+    return tuple(dict.fromkeys(name for name in mapped if name is not None))
+
+
+def label_indices(
+    found: Sequence[str], classes: Sequence[str], label_map: Mapping[str, str | None]
+) -> NDArray[np.int32]:
+    """The class of each name that the scan found; -1 for none."""
+    index_of = {name: index for index, name in enumerate(classes)}
+    names = (label_map.get(name, name) for name in found)
+    return np.array([NO_NAME if name is None else index_of[name] for name in names], np.int32)
+
+
+def judge(findings: Findings, labels: NDArray[np.int32]) -> Verdict:
+    """Decide between copies: what disagrees leaves none, test goes before val before train, else the first one stays.
+
+    `labels` are the classes of the findings' label names. A missing label is no disagreement.
+
+    Raises:
+        CorpusError: two different images share a sample id.
+    """
+    of_input = np.append(labels, np.int32(NO_NAME))[findings.label]
+    verdict = Verdict(
+        kept=findings.reason == ACCEPTED,
+        label=of_input,
+        copies=np.ones(len(findings), np.int32),
+        reason=findings.reason.copy(),
+        num_duplicates=0,
+    )
+    num_duplicates = 0
+    for copies in _groups_of_copies(findings):
+        num_duplicates += _judge_copies(copies, findings, verdict)
+    return replace(verdict, num_duplicates=num_duplicates)
+
+
+def _groups_of_copies(findings: Findings) -> list[Rows]:
+    """The rows of equal images, for every image that is there more than once, each in the order of the listing."""
+    usable = np.flatnonzero(findings.reason == ACCEPTED)
+    ids = findings.sample_ids[usable]
+    order = np.argsort(ids, kind="stable")
+    usable, ids = usable[order], ids[order]
+    repeats = np.flatnonzero(ids[1:] == ids[:-1]) + 1
+    groups: list[Rows] = []
+    for start in np.split(repeats, np.flatnonzero(np.diff(repeats) > 1) + 1) if len(repeats) else []:
+        rows = usable[start[0] - 1 : start[-1] + 1]
+        if np.any(findings.sha256[rows] != findings.sha256[rows[0]]):
+            first, other = (findings.where(int(row)) for row in _two_hashes(rows, findings))
+            raise CorpusError(
+                f"{first} and {other}: two images share a sample_id (the first 64 bits of their SHA-256). "
+                "Remove one of them from the source."
+            )
+        groups.append(rows)
+    return groups
+
+
+def _two_hashes(rows: Rows, findings: Findings) -> tuple[int, int]:
+    differs = np.any(findings.sha256[rows] != findings.sha256[rows[0]], axis=1)
+    return int(rows[0]), int(rows[np.flatnonzero(differs)[0]])
+
+
+def _judge_copies(rows: Rows, findings: Findings, verdict: Verdict) -> int:
+    """Write what becomes of equal images into the verdict; the number of those that are merely dropped."""
+    labels = set(verdict.label[rows].tolist()) - {NO_NAME}
+    annotations = set(findings.annotations[rows].tolist()) - {0}
+    verdict.kept[rows] = False
+    if len(labels) > 1 or len(annotations) > 1:
+        verdict.reason[rows] = REASONS.index("conflicting_labels")
+        return 0
+    splits = findings.split[rows]
+    stays_in = max(splits.tolist())  # in the order of SPLITS: what is held out stays held out
+    annotated = findings.annotations[rows] != 0
+    candidates = rows[splits == stays_in]
+    with_annotations = rows[(splits == stays_in) & annotated]
+    stays = int(with_annotations[0] if len(with_annotations) else candidates[0])
+    leaking = rows[splits != stays_in]
+    verdict.reason[leaking] = REASONS.index("duplicate_of_test")
+    verdict.kept[stays] = True
+    verdict.copies[stays] = len(rows)
+    verdict.label[stays] = next(iter(labels), NO_NAME)
+    return len(rows) - len(leaking) - 1
+
+
+def order_keys(findings: Findings, rows: Rows, *, seed: int) -> NDArray[np.uint64]:
+    """Sorting by these gives a pseudo-random order that depends on seed and content alone."""
+    key = str(seed).encode()[:64]
+    keys = np.empty(len(rows), np.uint64)
+    for i, row in enumerate(rows.tolist()):
+        digest = hashlib.blake2b(findings.sha256[row].tobytes(), key=key, digest_size=8).digest()
+        keys[i] = int.from_bytes(digest, "big")
+    return keys
+
+
+def plan_shards(
+    findings: Findings,
+    verdict: Verdict,
+    *,
+    settings: Settings,
+    packed: Packed,
+    next_index: Mapping[SplitName, int],
+    is_sequential: Sequence[bool],
+) -> list[PlannedShard]:
+    """Cut the samples that are not packed yet into shards, source by source and split by split.
+
+    `next_index` is the number of the first new shard of each split; `is_sequential` says of each source whether its
+    order goes by runs first.
+    """
+    per_shard = settings.row_group_size * settings.shard_row_groups
+    new = np.flatnonzero(verdict.kept & ~np.isin(findings.sample_ids, packed.sample_ids))
+    numbers = dict(next_index)
+    shards: list[PlannedShard] = []
+    for source, sequential in enumerate(is_sequential):
+        of_source = new[findings.source[new] == source]
+        chunks = _chunks(findings, of_source, seed=settings.seed) if sequential else np.zeros(len(of_source), np.int32)
+        keys = order_keys(findings, of_source, seed=settings.seed)
+        ordered = of_source[np.lexsort((keys, chunks))]
+        for split in SPLITS:
+            rows = ordered[findings.split[ordered] == SPLITS.index(split)]
+            for start in range(0, len(rows), per_shard):
+                chosen = rows[start : start + per_shard]
+                digest = hashlib.sha256(findings.sha256[chosen].tobytes()).hexdigest()
+                name = shard_name(split, numbers.get(split, 0))
+                numbers[split] = numbers.get(split, 0) + 1
+                shards.append(PlannedShard(name=name, source=source, split=split, rows=chosen, digest=digest))
+    return shards
+
+
+def _chunks(findings: Findings, rows: Rows, *, seed: int) -> NDArray[np.int32]:
+    """Runs in a pseudo-random order, gathered until they fill a worker's memory: the chunk of each row."""
+    runs, first, inverse = np.unique(findings.run[rows], return_index=True, return_inverse=True)
+    sizes = np.bincount(inverse, weights=findings.size_bytes[rows], minlength=len(runs))
+    keys = order_keys(findings, rows[first], seed=seed)  # a run is known by its first image
+    chunk_of_run = np.empty(len(runs), np.int32)
+    chunk, filled = 0, 0.0
+    for run in np.argsort(keys, kind="stable").tolist():
+        if filled and filled + sizes[run] > CHUNK_BYTES:
+            chunk, filled = chunk + 1, 0.0
+        chunk_of_run[run] = chunk
+        filled += sizes[run]
+    return chunk_of_run[inverse].astype(np.int32)
+
+
+def group_for_writing(
+    shards: Sequence[PlannedShard], findings: Findings, *, is_sequential: Sequence[bool]
+) -> list[tuple[PlannedShard, ...]]:
+    """Shards that one worker writes in one go: neighbours, up to a limit of bytes.
+
+    Where the source is read in sequence the limit is that of the chunks, so that each run is read once. Elsewhere it
+    only keeps tasks from being too small, and leaves enough of them for every worker.
+    """
+    sizes = [int(findings.size_bytes[shard.rows].sum()) for shard in shards]
+    fair = min(CHUNK_BYTES, 3 * sum(sizes) // (2 * MIN_TASKS))
+    groups: list[list[PlannedShard]] = []
+    filled = 0
+    for shard, size in zip(shards, sizes, strict=True):
+        last = groups[-1][-1] if groups else None
+        joins = last is not None and (last.source, last.split) == (shard.source, shard.split)
+        limit = CHUNK_BYTES if is_sequential[shard.source] else fair
+        if joins and filled + size <= limit:
+            groups[-1].append(shard)
+            filled += size
+        else:
+            groups.append([shard])
+            filled = size
+    return [tuple(group) for group in groups]

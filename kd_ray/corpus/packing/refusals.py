@@ -1,0 +1,90 @@
+"""What a packing refuses, each with what to do: pure functions of what the scan found and of what is packed."""
+
+import numpy as np
+
+from kd_ray.corpus.format import Identity, Settings
+from kd_ray.corpus.packing.findings import NO_NAME, REASONS, Findings
+from kd_ray.corpus.packing.plan import Packed, Verdict
+from kd_ray.corpus.packing.text import shortened
+from kd_ray.corpus.source import SPLITS
+from kd_ray.errors import CorpusError
+
+NEW_URI = "pack to a new packed_uri"
+
+
+def refuse_changed_settings(identity: Identity, settings: Settings, *, where: str) -> None:
+    """Raise CorpusError naming the first setting that differs from the packed corpus."""
+    for name in Settings.__dataclass_fields__:
+        _refuse_changed(name, getattr(identity.settings, name), getattr(settings, name), where=where)
+
+
+def refuse_changed_classes(identity: Identity, classes: tuple[str, ...], *, where: str) -> None:
+    """Raise CorpusError where the source now has other classes than the packed corpus."""
+    _refuse_changed("classes", identity.classes, classes, where=where)
+
+
+def _refuse_changed(name: str, old: object, new: object, *, where: str) -> None:
+    if old != new:
+        raise CorpusError(
+            f"{where}: was packed with corpus.{name} {shortened(old)}, this recipe has {shortened(new)}. "
+            f"Restore the old value, or {NEW_URI}."
+        )
+
+
+def refuse_changed_samples(findings: Findings, verdict: Verdict, packed: Packed, *, where: str) -> None:
+    """Raise CorpusError where the source now says something else of a sample that is packed already."""
+    if not len(packed.sample_ids):
+        return
+    ids = findings.sample_ids
+    place = np.minimum(np.searchsorted(packed.sample_ids, ids), len(packed.sample_ids) - 1)
+    known = (packed.sample_ids[place] == ids) & (findings.sha256[:, 0] == packed.sha256[place, 0])
+    conflicting = known & (verdict.reason == REASONS.index("conflicting_labels"))
+    relabelled = known & verdict.kept & (verdict.label != packed.labels[place])
+    moved = known & verdict.kept & (findings.split != packed.splits[place])
+    changed = np.flatnonzero(conflicting | relabelled | moved)
+    if not len(changed):
+        return
+    row = int(changed[0])
+    if conflicting[row]:
+        told = "has copies with conflicting labels"
+    elif relabelled[row]:
+        told = f"has label {_label(verdict.label[row])}, packed with label {_label(packed.labels[place[row]])}"
+    else:
+        told = f"is in {SPLITS[findings.split[row]]}, packed in {SPLITS[packed.splits[place[row]]]}"
+    raise CorpusError(
+        f"{where}: {len(changed)} packed samples have changed in the source; the first: {findings.where(row)} {told}. "
+        f"A corpus only grows: restore what was packed, give new labels by corpus.overrides_uri, or {NEW_URI}."
+    )
+
+
+def refuse_equal_ids(findings: Findings, verdict: Verdict, packed: Packed, *, where: str) -> None:
+    """Raise CorpusError where a new image has the sample id of another one that is packed."""
+    if not len(packed.sample_ids):
+        return
+    ids = findings.sample_ids
+    place = np.minimum(np.searchsorted(packed.sample_ids, ids), len(packed.sample_ids) - 1)
+    equal = np.flatnonzero(verdict.kept & (packed.sample_ids[place] == ids))
+    for row in equal[np.any(findings.sha256[equal] != packed.sha256[place[equal]], axis=1)].tolist():
+        raise CorpusError(
+            f"{where}: {findings.where(row)} shares a sample_id with another image that is packed (SHA-256 "
+            f"{findings.sha256[row].tobytes().hex()}). Remove it from the source."
+        )
+
+
+def refuse_bad(
+    *, num_bad: int, num_inputs: int, num_bad_bytes: int, num_bytes: int, max_fraction: float, told: str
+) -> None:
+    """Raise CorpusError where more than `max_fraction` of the inputs, or of their bytes, is in quarantine.
+
+    `told` is the table and its counts, for the message.
+    """
+    if num_bad > max_fraction * num_inputs or num_bad_bytes > max_fraction * num_bytes:
+        raise CorpusError(
+            f"{told}: {num_bad:,} of {num_inputs:,} inputs cannot be used ({num_bad_bytes:,} of {num_bytes:,} bytes), "
+            f"at most {max_fraction:.2%} may be. The table names each; repair the source, or raise "
+            "corpus.max_bad_fraction."
+        )
+
+
+def _label(label: int) -> str:
+    return "none" if label == NO_NAME else str(label)

@@ -1,0 +1,141 @@
+"""Scanning one extent: hash and check every input, and leave the findings on storage."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import google_crc32c
+
+from kd_ray.config.corpus import HashSplit, NativeResolutionFilter, Split
+from kd_ray.corpus.images.check import check
+from kd_ray.corpus.images.decode import BadImage
+from kd_ray.corpus.images.masks import check_mask
+from kd_ray.corpus.packing.findings import Finding, PartSize, encode_part, part_size
+from kd_ray.corpus.source import Extent, Input, Reason, Rejected, Source, SplitName
+from kd_ray.storage import open_storage
+from kd_ray.storage.base import canonical_json
+
+NO_HASH = bytes(32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanTask:
+    """One extent of one of the sources; `index` numbers the extents of all of them."""
+
+    index: int
+    source: int
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scanner:
+    """Scans extents on any worker; a part that is there already is kept, so that a scan goes on where it was killed."""
+
+    sources: tuple[Source, ...]
+    storage_uri: str
+    folder: str
+    split: Split
+    resolution_filter: NativeResolutionFilter
+
+    def __call__(self, task: ScanTask) -> PartSize:
+        """Write the part of `task` unless it is there.
+
+        Raises:
+            StorageError: the source or the storage cannot be reached.
+        """
+        storage, name = open_storage(self.storage_uri), part_object(self.folder, task.index)
+        try:
+            return part_size(storage.read(name), index=task.index)
+        except FileNotFoundError:
+            data, size = encode_part(list(self._findings(task)), index=task.index)
+            storage.write(name, data)
+            return size
+
+    def _findings(self, task: ScanTask) -> Iterator[Finding]:
+        for each in self.sources[task.source].scan(task.extent):
+            if isinstance(each, Rejected):
+                yield _rejected(each, split=task.extent.split or "train")
+            else:
+                yield self._examine(each, task.extent)
+
+    def _examine(self, each: Input, extent: Extent) -> Finding:
+        sha256 = hashlib.sha256(each.data).digest()
+        size_px = (0, 0)
+        reason: Reason | None = None
+        try:
+            size_px = check(each.data)
+            if each.mask is not None and check_mask(each.mask) != size_px:
+                reason = "mask_size"
+        except BadImage as error:
+            reason = error.reason
+        if reason is None and not is_wanted(size_px, self.resolution_filter):
+            reason = "filtered"
+        if isinstance(self.split, HashSplit):
+            split = split_of(sha256, self.split)
+        else:
+            assert extent.split is not None, "a source with paths as splits names the split of every extent"
+            split = extent.split
+        return Finding(
+            location=each.location,
+            locator=each.locator,
+            run=each.run,
+            split=split,
+            reason=reason,
+            label=each.label,
+            annotations=annotations_digest(each),
+            sha256=sha256,
+            crc32c=google_crc32c.value(each.data),
+            size_bytes=len(each.data),
+            size_px=size_px,
+        )
+
+
+def part_object(folder: str, index: int) -> str:
+    """The object of one part of a scan."""
+    return f"{folder}/{index:06d}.parquet"
+
+
+def split_of(sha256: bytes, split: HashSplit) -> SplitName:
+    """The split of a sample by its content alone; a test sample stays one whatever val_fraction is."""
+    draw = int.from_bytes(hashlib.sha256(b"split" + sha256).digest()[:8], "big") / 2**64
+    if draw < split.test_fraction:
+        return "test"
+    return "val" if draw >= 1.0 - split.val_fraction else "train"
+
+
+def is_wanted(size_px: tuple[int, int], wanted: NativeResolutionFilter) -> bool:
+    """Whether an image of (height, width) passes the filter."""
+    short, long = min(size_px), max(size_px)
+    return (
+        (wanted.min_short_side is None or short >= wanted.min_short_side)
+        and (wanted.min_long_side is None or long >= wanted.min_long_side)
+        and (wanted.min_area is None or short * long >= wanted.min_area)
+        and (wanted.max_aspect_ratio is None or long <= wanted.max_aspect_ratio * short)
+    )
+
+
+def annotations_digest(each: Input) -> int:
+    """64 bits over mask, boxes and polygons; 0 where there are none."""
+    if each.mask is None and each.boxes is None and each.polygons is None:
+        return 0
+    boxes = None if each.boxes is None else [[box.label, *box.corners] for box in each.boxes]
+    polygons = None if each.polygons is None else [[polygon.label, *polygon.points] for polygon in each.polygons]
+    mask = None if each.mask is None else hashlib.sha256(each.mask).hexdigest()
+    digest = hashlib.sha256(canonical_json([mask, boxes, polygons])).digest()
+    return int.from_bytes(digest[:8], "big") | 1  # never 0
+
+
+def _rejected(each: Rejected, *, split: SplitName) -> Finding:
+    return Finding(
+        location=each.location,
+        locator="",
+        run=0,
+        split=split,
+        reason=each.reason,
+        label=None,
+        annotations=0,
+        sha256=NO_HASH,
+        crc32c=0,
+        size_bytes=each.size_bytes,
+        size_px=(0, 0),
+    )

@@ -1,0 +1,1 @@
+"""Where images come from: every kind of source, on every kind of location."""

@@ -1,0 +1,96 @@
+"""From a recipe's corpus section to the sources that it describes."""
+
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from kd_ray.config.corpus import (
+    Corpus,
+    DigitsSection,
+    FolderSection,
+    ListingSection,
+    MixtureCorpus,
+    ParquetSection,
+    SegmentationSection,
+    Split,
+    WebDatasetSection,
+)
+from kd_ray.corpus.source import Source
+from kd_ray.corpus.sources.digits import write_digits
+from kd_ray.corpus.sources.folder import open_folder
+from kd_ray.corpus.sources.listing import open_listing
+from kd_ray.corpus.sources.parquet_source import open_parquet
+from kd_ray.corpus.sources.segmentation import open_segmentation
+from kd_ray.corpus.sources.webdataset import open_webdataset
+
+ALONE = ""  # the name of a corpus's only source
+
+Section = FolderSection | ParquetSection | ListingSection | WebDatasetSection | SegmentationSection | DigitsSection
+
+# What a recipe may change without the samples being other ones.
+NOT_OF_THE_SOURCE = {
+    "packed_uri",
+    "max_bad_fraction",
+    "row_group_size",
+    "shard_row_groups",
+    "seed",
+    "overrides_uri",
+    "access",
+    "scale_factor",
+    "samples_per_file",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedSource:
+    """A source by its name in a mixture; ALONE where it is the only one."""
+
+    name: str
+    source: Source
+
+
+def open_sources(config: Corpus) -> tuple[NamedSource, ...]:
+    """The sources of a corpus in the order of the recipe; the digits are written first where they are missing.
+
+    Raises:
+        CorpusError: nothing usable is there.
+    """
+    sections = config.sources if isinstance(config, MixtureCorpus) else {ALONE: config}
+    return tuple(
+        NamedSource(name=name, source=open_source(section, split=config.split)) for name, section in sections.items()
+    )
+
+
+def open_source(section: Section, *, split: Split) -> Source:
+    """The source that a section describes.
+
+    Raises:
+        CorpusError: as `open_sources`.
+    """
+    match section:
+        case FolderSection():
+            return open_folder(section.uri, access=section.access, split=split)
+        case ParquetSection():
+            return open_parquet(section, split=split)
+        case ListingSection():
+            return open_listing(section, split=split)
+        case WebDatasetSection():
+            return open_webdataset(section, split=split)
+        case SegmentationSection():
+            return open_segmentation(section, split=split)
+        case DigitsSection():
+            write_digits(section.uri)
+            return open_folder(section.uri, access=section.access, split=split)
+        case _:
+            assert_never(section)
+
+
+def description(config: Corpus) -> dict[str, Any]:
+    """What of a recipe's corpus section decides which samples there are, as JSON."""
+    return _without_the_rest(config.model_dump(mode="json"))
+
+
+def _without_the_rest(section: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in section.items() if name not in NOT_OF_THE_SOURCE}
+    if "sources" in kept:
+        kept["sources"] = {name: _without_the_rest(member) for name, member in kept["sources"].items()}
+    return kept

@@ -1,0 +1,76 @@
+"""What makes two training runs the same run: a fingerprint over everything that decides the student's weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kd_ray.cache.order import Order
+from kd_ray.cache.spec import Spec
+from kd_ray.config.recipe import Recipe
+from kd_ray.storage import digest_of_json
+from kd_ray.training.batches import TargetKey
+
+TRAINING_VERSION = 1  # goes up when the same recipe is to give another student
+
+# What changes how fast a run goes or what it tells on the way, and nothing of its result.
+SPEED_ONLY = {
+    "resources_per_worker",
+    "log_every_steps",
+    "evaluate_every_steps",
+    "checkpoint_every_steps",
+    "max_failures",
+    "reference",
+}
+
+
+def distilled_fingerprint(
+    recipe: Recipe,
+    *,
+    corpus_id: str,
+    order: Order,
+    views: Spec,
+    targets: Mapping[TargetKey, tuple[Spec, Spec]],
+    student_weights: str | None,
+) -> str:
+    """Of a student that follows teachers; `targets` are (target set, output), `student_weights` the file's version."""
+    return digest_of_json(
+        {
+            **_shared(recipe, corpus_id=corpus_id, order=order, student_weights=student_weights),
+            "spans": [
+                [each.span.shard, each.span.group_start, each.span.group_stop]
+                for source in order.sources
+                for each in source.spans
+            ],
+            "views": views.fingerprint,
+            "num_views": recipe.views.count,
+            "targets": [[*key, of.fingerprint, output.fingerprint] for key, (of, output) in sorted(targets.items())],
+            "train": recipe.train.model_dump(mode="json", exclude=SPEED_ONLY),
+        }
+    )
+
+
+def reference_fingerprint(
+    recipe: Recipe, *, corpus_id: str, order: Order, student_weights: str | None, num_steps: int
+) -> str:
+    """Of the same student without a teacher, which takes as many steps; losses and targets do not matter to it."""
+    irrelevant = {*SPEED_ONLY, "losses", "targets", "epochs", "steps_per_epoch"}
+    return digest_of_json(
+        {
+            **_shared(recipe, corpus_id=corpus_id, order=order, student_weights=student_weights),
+            "samples": order.num_samples,
+            "policy": recipe.views.policy.model_dump(mode="json"),
+            "view_seed": recipe.views.seed,
+            "train": recipe.train.model_dump(mode="json", exclude=irrelevant),
+            "num_steps": num_steps,
+        }
+    )
+
+
+def _shared(recipe: Recipe, *, corpus_id: str, order: Order, student_weights: str | None) -> dict[str, Any]:
+    return {
+        "version": TRAINING_VERSION,
+        "corpus": corpus_id,
+        "sources": [[source.name, source.weight, len(source.spans)] for source in order.sources],
+        "labels": recipe.labels.model_dump(mode="json"),
+        "student": recipe.student.model_dump(mode="json"),
+        "student_weights": student_weights,
+    }

@@ -1,0 +1,70 @@
+"""What a scan found comes back row by row, whatever the parts it was written in."""
+
+import hashlib
+
+import pytest
+
+from kd_ray.corpus.packing.findings import REASONS, Finding, Findings, encode_part, gather, part_size
+from kd_ray.corpus.source import SPLITS
+
+
+def _finding(number: int, **changes: object) -> Finding:
+    values: dict[str, object] = {
+        "location": f"bücher/{number}.png",
+        "locator": f"bücher/{number}.png",
+        "run": number // 3,
+        "split": SPLITS[number % 3],
+        "reason": None,
+        "label": f"class {number % 2}",
+        "annotations": number,
+        "sha256": hashlib.sha256(str(number).encode()).digest(),
+        "crc32c": number * 7,
+        "size_bytes": 100 + number,
+        "size_px": (number, 2 * number),
+    }
+    return Finding(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def _gathered(*parts: list[Finding], sources: tuple[int, ...] = (0, 1, 1)) -> Findings:
+    encoded = [encode_part(findings, index=index) for index, findings in enumerate(parts)]
+    data = [(source, each[0]) for source, each in zip(sources, encoded, strict=False)]
+    return gather(data, [size for _, size in encoded])
+
+
+class TestGather:
+    def test_every_column_comes_back_in_the_order_of_the_parts(self) -> None:
+        rows = [_finding(number) for number in range(10)]
+        found = _gathered(rows[:4], rows[4:5], rows[5:])
+        assert [found.where(i) for i in range(10)] == [row.location for row in rows]
+        assert found.location.array().to_pylist() == [row.location for row in rows]
+        assert [found.label_names[i] for i in found.label] == [row.label for row in rows]
+        assert [SPLITS[i] for i in found.split] == [row.split for row in rows]
+        assert [row.tobytes() for row in found.sha256] == [row.sha256 for row in rows]
+        assert found.sample_ids.tolist() == [int.from_bytes(row.sha256[:8], "big") for row in rows]
+        assert found.crc32c.tolist() == [row.crc32c for row in rows]
+        assert found.size_bytes.tolist() == [row.size_bytes for row in rows]
+        assert list(zip(found.height.tolist(), found.width.tolist(), strict=True)) == [row.size_px for row in rows]
+        assert found.source.tolist() == [0] * 4 + [1] * 6
+
+    def test_a_locator_that_is_the_location_is_not_stored_twice(self) -> None:
+        found = _gathered([_finding(0), _finding(1, locator="a.tar#0-512")])
+        assert found.locator.array().to_pylist() == ["", "a.tar#0-512"]
+
+    def test_runs_of_different_parts_are_different_runs(self) -> None:
+        found = _gathered([_finding(0, run=5), _finding(1, run=5)], [_finding(2, run=5), _finding(3, run=9)])
+        assert found.run.tolist() == [0, 0, 1, 2]
+
+    def test_a_missing_label_and_a_reason_survive(self) -> None:
+        found = _gathered([_finding(0, label=None), _finding(1, reason="truncated"), _finding(2)])
+        assert found.label[0] == -1
+        assert [REASONS[i] for i in found.reason if i >= 0] == ["truncated"]
+        assert found.label_names[found.label[2]] == "class 0"
+
+    def test_a_part_written_before_says_its_size_again(self) -> None:
+        data, size = encode_part([_finding(number) for number in range(5)], index=3)
+        assert part_size(data, index=3) == size
+        assert size.num_bytes == sum(100 + number for number in range(5))
+
+    @pytest.mark.parametrize("parts", [[[]], [[], [_finding(1)], []]])
+    def test_empty_parts_are_no_rows(self, parts: list[list[Finding]]) -> None:
+        assert len(_gathered(*parts)) == sum(map(len, parts))

@@ -1,0 +1,111 @@
+"""The fingerprint of a run: changed by what decides the student, and by nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from kd_ray.cache.order import Order
+from kd_ray.cache.spec import Spec
+from kd_ray.cache.stream import SnapshotSpan, SourceSpans
+from kd_ray.cache.units import Span
+from kd_ray.config.load import load_recipe
+from kd_ray.training.identity import distilled_fingerprint, reference_fingerprint
+from tests.support.recipes import VALID, write
+
+
+def order(*, name: str = "", weight: int = 1, num_rows: int = 3) -> Order:
+    span = SnapshotSpan(span=Span(shard="s", group_start=0, group_stop=1), rows=tuple(range(num_rows)))
+    source = SourceSpans(name=name, weight=weight, spans=(span,), recurrence=None)
+    return Order(sources=(source,), seed=0, num_lanes=1, window=1)
+
+
+def distilled(folder: Path, *overrides: str, **changes: object) -> str:
+    arguments = {
+        "corpus_id": "corpus",
+        "order": order(),
+        "views": Spec(name="views", identity={"seed": 1}),
+        "targets": {("teacher", "logits"): (Spec(name="t", identity={}), Spec(name="logits", identity={}))},
+        "student_weights": None,
+    }
+    recipe = load_recipe(write(folder, VALID), overrides)
+    return distilled_fingerprint(recipe, **(arguments | changes))
+
+
+def reference(folder: Path, *overrides: str, **changes: object) -> str:
+    arguments = {"corpus_id": "corpus", "order": order(), "student_weights": None, "num_steps": 7}
+    recipe = load_recipe(write(folder, VALID), overrides)
+    return reference_fingerprint(recipe, **(arguments | changes))
+
+
+OF_BOTH = [
+    ({"corpus_id": "other"}, ()),
+    ({"order": order(name="photos")}, ()),
+    ({"order": order(weight=2)}, ()),
+    ({"student_weights": "etag"}, ()),
+    ({}, ("train.data_weight_mode=inv_frequency",)),
+    ({}, ("train.data_weight_by=duplicates",)),
+    ({}, ("train.seed=1",)),
+    ({}, ("labels={kind: per_class, count: 3}",)),
+    ({}, ("student.model.depth=20",)),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides"),
+    [
+        *OF_BOTH,
+        ({"views": Spec(name="views", identity={"seed": 2})}, ()),
+        ({"targets": {}}, ()),
+        ({}, ("views.count=3",)),
+        ({}, ("train.epochs=4",)),
+        ({}, ("train.steps_per_epoch=100",)),
+        ({}, ("train.losses.0.temperature=3",)),
+    ],
+)
+def test_what_decides_the_student_changes_its_fingerprint(
+    tmp_path: Path, changes: dict[str, object], overrides: tuple[str, ...]
+) -> None:
+    assert distilled(tmp_path, *overrides, **changes) != distilled(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides"),
+    [*OF_BOTH, ({"order": order(num_rows=4)}, ()), ({"num_steps": 8}, ()), ({}, ("views.seed=5",))],
+)
+def test_what_decides_the_reference_changes_its_fingerprint(
+    tmp_path: Path, changes: dict[str, object], overrides: tuple[str, ...]
+) -> None:
+    assert reference(tmp_path, *overrides, **changes) != reference(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "override", ["train.log_every_steps=7", "train.max_failures=9", "train.reference=true", "out=elsewhere"]
+)
+def test_what_does_not_decide_the_student_leaves_the_fingerprint(tmp_path: Path, override: str) -> None:
+    assert distilled(tmp_path, override) == distilled(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "override", ["train.losses.0.temperature=3", "train.targets=live", "train.epochs=4", "train.steps_per_epoch=9"]
+)
+def test_the_reference_does_not_depend_on_what_it_does_not_use(tmp_path: Path, override: str) -> None:
+    assert reference(tmp_path, override) == reference(tmp_path)
+
+
+def test_the_order_of_the_targets_does_not_matter(tmp_path: Path) -> None:
+    spec = Spec(name="t", identity={})
+    targets = {("teacher", name): (spec, Spec(name=name, identity={"output": name})) for name in ("logits", "summary")}
+    assert distilled(tmp_path, targets=targets) == distilled(tmp_path, targets=dict(reversed(targets.items())))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_steps"),
+    [
+        ((), 47),  # 3 passes over 1,000 samples in batches of 64
+        (("train.steps_per_epoch=10",), 30),
+        (("train.steps_per_epoch=10", "train.epochs=0.25"), 2),
+        (("train.steps_per_epoch=1", "train.epochs=0.1"), 1),
+    ],
+)
+def test_a_run_is_epochs_times_the_steps_of_one(tmp_path: Path, overrides: tuple[str, ...], num_steps: int) -> None:
+    assert load_recipe(write(tmp_path), overrides).train.num_steps(1_000) == num_steps
