@@ -1,5 +1,8 @@
 """Folders and listings on a real S3 server over HTTP, with credentials, without, and with a link to it."""
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,14 +34,26 @@ def scanned(source: Source) -> list[Input | Rejected]:
     return [each for extent in source.extents() for each in source.scan(extent)]
 
 
-@pytest.fixture(params=["credentials", "anonymous"])
-def access(request: pytest.FixtureRequest, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Access:
-    """Credentials and endpoint from the environment, or neither."""
+@pytest.fixture(params=["credentials", "anonymous", "profile"])
+def access(
+    request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Access]:
+    """Credentials and endpoint from the environment, none at all, or both from a named profile."""
     if request.param == "credentials":
-        return Access()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        yield Access()
+        return
+    keys = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    for name in (*keys, "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name)
-    return Access(anonymous=True, endpoint_url=s3.url)
+    if request.param == "anonymous":
+        yield Access(anonymous=True, endpoint_url=s3.url)
+        return
+    lines = ["[profile kd]", f"endpoint_url = {s3.url}", *(f"{name.lower()} = {key}" for name, key in keys.items())]
+    (tmp_path / "config").write_text("\n".join(lines))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield Access(profile="kd")
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_folder_is_scanned_and_fetched(images, access):

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from kd_ray.config.load import load_recipe
 from kd_ray.config.stages import STAGES
+from kd_ray.corpus.packing.pack import pack
 from kd_ray.evaluate.evaluation import CachedLogits, score
 from kd_ray.extraction.job import build_extractor
 from kd_ray.storage import open_storage
@@ -34,7 +35,8 @@ def test_resnet56_reproduces_its_top1(tmp_path: Path) -> None:
         events=EventLog(None),
         stages=STAGES,
     )
-    corpus = pack_corpus(run)
+    pack(recipe.corpus)
+    corpus = pack_corpus(run)  # finds it packed
     plan = make_plan(recipe, corpus, prepare_teachers(run, corpus)).evaluation["teacher"]
     torch.set_num_threads(2)
     extract = build_extractor(plan.job, device="cpu", batch_size=128, num_threads=2)
@@ -47,6 +49,6 @@ def test_resnet56_reproduces_its_top1(tmp_path: Path) -> None:
         output=plan.job.outputs["logits"],
         units=plan.view_set.units,
     )
-    scores = score(cached.read(corpus.uri))
+    scores = score(cached.read(corpus.address))
     assert scores["num_images"] == NUM_IMAGES
     assert round(scores["top1"] * NUM_IMAGES) == NUM_RIGHT

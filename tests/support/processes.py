@@ -58,12 +58,24 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str, ev
 
 
 def kill_all_naming(text: str) -> None:
-    """SIGKILL every process whose command line names `text`, a temporary folder of the test's own, by its id."""
+    """SIGKILL every process whose command line names `text`, a temporary folder of the test's own, and all below it.
+
+    Ray's workers name nothing, but are children of a raylet that does; one that outlived it could still commit.
+    """
+    commands, parents = {}, {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            if text in (entry / "cmdline").read_bytes().decode(errors="replace"):
-                os.kill(int(entry.name), signal.SIGKILL)
+            commands[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    doomed = {pid for pid, command in commands.items() if text in command}
+    while below := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
+        doomed |= below
+    for pid in doomed:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
             continue
