@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 # user:password@, where the password may hold slashes as AWS's do, and signed or token-bearing queries
 CREDENTIALS = re.compile(
-    r"://[^/@]*@|://[^/@:]*:(?!\d{1,5}(/|$))[^@]*@|[?&#][^=&]*(signature|credential|token|secret|sig|password)=",
+    r"://[^/@]*@|://[^/@:]*:(?!\d{1,5}(/|$))[^@]*@|[?&#][^=&]*(signature|credential|token|secret|sig|password|passwd|auth|api_?key|access_?key)=",
     re.IGNORECASE,
 )
 

@@ -4,8 +4,11 @@ corpus.json                                    identity: settings and corpus_id,
 shards/<split>-<00000>-<digest[:8]>.parquet    row groups of encoded images, with page checksums; never overwritten
 commits/<split>-<00000>.json                   created once the shard is written; a shard without it does not exist
 quarantine/<listing digest[:16]>.parquet       what one packing left out, and why
-packings/<listing digest>.json                 written last: the source as listed then is packed whole, in these shards
+packings/<00000>.json                          created last: the sources as listed then are packed, in these shards
 scans/<listing digest[:16]>/, plans/…          notes of a packing under way, removed at its end
+
+Packings follow one another: each is planned on those that have come to their end, and only one can be the next. What a
+packing committed that did not become the next is not part of the corpus.
 """
 
 import json
@@ -78,9 +81,9 @@ def commit_object(name: str) -> str:
     return f"{COMMITS}/{name}.json"
 
 
-def packing_object(digest: str) -> str:
-    """The object that says that the source with this listing digest is packed."""
-    return f"{PACKINGS}/{digest}.json"
+def packing_object(number: int) -> str:
+    """The object that says that the packing of this number has come to its end."""
+    return f"{PACKINGS}/{number:05d}.json"
 
 
 def scan_folder(digest: str) -> str:
@@ -146,8 +149,8 @@ class Identity:
 class Commit:
     """`commits/<shard>.json`: what makes a shard exist.
 
-    `object` is where it lies, `source` the name of the source in a mixture ("" alone). `footer_sha256` is of the
-    Parquet footer, which page checksums do not cover.
+    `object` is where it lies, `source` the name of the source in a mixture ("" alone), `annotations` a digest of
+    labels, masks, boxes and polygons. `footer_sha256` is of the Parquet footer, which page checksums do not cover.
     """
 
     shard: str
@@ -155,6 +158,7 @@ class Commit:
     source: str
     split: SplitName
     rows_per_group: tuple[int, ...]
+    annotations: str
     size_bytes: int
     footer_sha256: str
     listing_digest: str
@@ -176,7 +180,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """`packings/<listing digest>.json`: what one packing found, and the commits that it brought, folded together.
+    """`packings/<number>.json`: what one packing found, and the commits that it brought, folded together.
 
     `left_out` counts the rows of its quarantine table by reason. Bad ones are those that max_bad_fraction is about.
     """
@@ -210,16 +214,6 @@ def read_identity(storage: Storage) -> Identity | None:
     except FileNotFoundError:
         return None
     return Identity.from_json(data, where=join(storage.uri, CORPUS_NAME))
-
-
-def read_packing(storage: Storage, digest: str) -> Packing | None:
-    """The record of the packing of a listing; None where that listing has not been packed whole."""
-    name = packing_object(digest)
-    try:
-        data = storage.read(name)
-    except FileNotFoundError:
-        return None
-    return Packing.from_json(data, where=join(storage.uri, name))
 
 
 def _parsed(data: bytes, where: str) -> dict[str, Any]:

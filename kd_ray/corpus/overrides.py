@@ -71,6 +71,8 @@ def read_overrides(uri: str, *, classes: Sequence[str]) -> Overrides:
     except pa.ArrowException as error:
         raise CorpusError(f"{uri}: not a Parquet file ({error}). Correct corpus.overrides_uri.") from error
     _check_columns(table, uri)
+    if table.column(KEY).null_count:
+        raise CorpusError(f"{uri}: {table.column(KEY).null_count} rows have no {KEY}. Give each row one.")
     table = table.sort_by(KEY)
     sample_ids = table.column(KEY).to_numpy().astype(np.uint64)
     twice = sample_ids[1:][sample_ids[1:] == sample_ids[:-1]]

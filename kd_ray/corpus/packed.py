@@ -28,13 +28,14 @@ from kd_ray.corpus.format import (
 from kd_ray.corpus.overrides import Overrides, read_overrides
 from kd_ray.corpus.source import SplitName
 from kd_ray.errors import CorpusError, ShardCorrupt, StorageError
-from kd_ray.storage import Storage, join, open_storage
+from kd_ray.storage import Storage, digest_of_json, join, open_storage
 
 Column = Literal["label", "size_px", "image", "mask", "boxes", "polygons", "caption"]
 COLUMNS: tuple[Column, ...] = ("label", "size_px", "image")
 ANNOTATIONS: tuple[Column, ...] = ("mask", "boxes", "polygons", "caption")
 MEMBER_COLUMNS = ["sample_id", "sha256", "label", "copies"]
 NUM_READERS = 16
+NUM_FOOTERS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +112,16 @@ class PackedCorpus:
     @property
     def annotated_id(self) -> str:
         """What images and annotations are: whatever is learnt from labels depends on it."""
-        return self.corpus_id if self.overrides is None else f"{self.corpus_id}+{self.overrides.digest}"
+        said = [[commit.shard, commit.annotations] for commit in self.commits]
+        overrides = None if self.overrides is None else self.overrides.digest
+        return digest_of_json([self.corpus_id, list(self.classes), said, overrides])
 
     @property
     def address(self) -> "CorpusAddress":
         """Where another process opens it."""
-        return CorpusAddress(uri=self.uri, overrides_uri=None if self.overrides is None else self.overrides.uri)
+        if self.overrides is None:
+            return CorpusAddress(uri=self.uri)
+        return CorpusAddress(uri=self.uri, overrides_uri=self.overrides.uri, overrides_digest=self.overrides.digest)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -171,7 +176,7 @@ class PackedCorpus:
         """
         commits = [commit for commit in self.commits if commit.split == split]
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            read = pool.map(lambda commit: _members(self._read(commit, MEMBER_COLUMNS)), commits)
+            read = pool.map(lambda commit: _members(self._read(commit, MEMBER_COLUMNS, keep=False)), commits)
             parts = [_NO_MEMBERS, *read]
         ids = np.concatenate([part.sample_ids for part in parts])
         labels = np.concatenate([part.labels for part in parts])
@@ -223,7 +228,13 @@ class PackedCorpus:
             raise CorpusError(f"{self.uri}: no shard {shard_name!r} was committed when the corpus was opened.")
         return found[0]
 
-    def _read(self, commit: Commit, columns: list[str], *, groups: range | None = None) -> Any:
+    def _keep(self, shard_name: str, metadata: Any) -> None:
+        """Keep a footer for the next row groups of its shard; each takes 200 kB, so only the latest stay."""
+        self._metadata[shard_name] = metadata
+        for oldest in list(self._metadata)[:-NUM_FOOTERS]:
+            self._metadata.pop(oldest, None)
+
+    def _read(self, commit: Commit, columns: list[str], *, groups: range | None = None, keep: bool = True) -> Any:
         """Columns of the row groups (all by default), as pyarrow's table; a wrong count of rows is corruption too."""
         groups = range(len(commit.rows_per_group)) if groups is None else groups
         assert 0 <= groups.start < groups.stop <= len(commit.rows_per_group), (commit.shard, groups)
@@ -231,7 +242,9 @@ class PackedCorpus:
         try:
             metadata = self._metadata.get(commit.shard)
             if metadata is None:
-                metadata = self._metadata[commit.shard] = _read_metadata(storage, commit)
+                metadata = _read_metadata(storage, commit)
+                if keep:
+                    self._keep(commit.shard, metadata)
             handle = _RangeFile(storage, commit)
             with pq.ParquetFile(handle, metadata=metadata, page_checksum_verification=True, pre_buffer=True) as file:
                 table = file.read_row_groups(list(groups), columns=columns, use_threads=False)
@@ -248,18 +261,24 @@ class PackedCorpus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusAddress:
-    """Where a packed corpus lies, and the table of its overrides."""
+    """Where a packed corpus lies, and the table of its overrides, with the digest that it must have."""
 
     uri: str
     overrides_uri: str | None = None
+    overrides_digest: str | None = None
 
     def open(self) -> PackedCorpus:
         """The corpus as it is now.
 
         Raises:
-            CorpusError: as `open_corpus`.
+            CorpusError: as `open_corpus`, or the table of overrides is another one by now.
         """
-        return open_corpus(self.uri, overrides_uri=self.overrides_uri)
+        corpus = open_corpus(self.uri, overrides_uri=self.overrides_uri)
+        if corpus.overrides is not None and corpus.overrides.digest != self.overrides_digest:
+            raise CorpusError(
+                f"{self.overrides_uri}: changed since the run began. Let it rest, then run the same command again."
+            )
+        return corpus
 
 
 def open_corpus(uri: str, *, overrides_uri: str | None = None) -> PackedCorpus:

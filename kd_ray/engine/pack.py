@@ -8,7 +8,7 @@ import numpy as np
 import ray
 import ray.data
 
-from kd_ray.engine.extract import configure_ray_data
+from kd_ray.engine.data import configure_ray_data
 from kd_ray.engine.failures import own_error
 
 T = TypeVar("T")

@@ -62,7 +62,7 @@ class TestOverrides:
         ids = packed.members("train").sample_ids[:1].tolist()
         corpus = open_corpus(packed.uri, overrides_uri=table(tmp_path / "t.parquet", sample_id=ids, label=[0]))
         assert corpus.corpus_id == packed.corpus_id
-        assert corpus.annotated_id != packed.annotated_id == packed.corpus_id
+        assert corpus.annotated_id != packed.annotated_id
 
     def test_the_usable_labels_follow(self, packed: PackedCorpus, tmp_path: Path) -> None:
         ids = packed.members("train").sample_ids.tolist()

@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from kd_ray.config.corpus import DigitsCorpus, HashSplit, ParquetCorpus, PathSplit
 from kd_ray.corpus.format import SHARD_SCHEMA
 from kd_ray.corpus.packed import open_corpus
-from kd_ray.corpus.packing.pack import PackResult, find_packed, pack
+from kd_ray.corpus.packing.pack import PackResult, find_packed, list_sources, pack, pack_listed
 from kd_ray.corpus.packing.scan import split_of
+from kd_ray.corpus.packing.write import WriteTask
 from kd_ray.errors import CorpusError
 from kd_ray.storage import LocalStorage
 from tests.support.corpus_files import encoded, folder, noise, png, shared, tree, write, write_classes
@@ -297,6 +299,95 @@ class TestRestart:
 
         with pytest.raises(CorpusError, match=r"src/a/.*changed while it was being packed"):
             pack(config, report=meddle)
+
+
+class TestSeveralPackings:
+    """Whatever is killed, changed and started again: every image once, and nothing else."""
+
+    def _check(self, config, *, num_images: int) -> None:
+        assert pack(config).num_packed == num_images
+        corpus = open_corpus(config.packed_uri)
+        ids = np.concatenate([corpus.members(split).sample_ids for split in ("train", "test")])
+        assert len(ids) == len(set(ids.tolist())) == num_images
+
+    def _killed(self, config, calls: int) -> None:
+        with pytest.MonkeyPatch.context() as machine:
+            crash_at(machine, calls)
+            with pytest.raises(Crash):
+                pack(config)
+
+    @pytest.mark.parametrize("first", [3, 7, 8, 10, 12])
+    @pytest.mark.parametrize("second", [6, 10, 13, 15, 18])
+    def test_killed_then_grown_and_killed_then_as_before(self, tmp_path, first, second):
+        write_classes(tmp_path / "src", per_class=8)
+        write_classes(tmp_path / "more", per_class=4, first_seed=100)
+        config = folder(tmp_path)
+        self._killed(config, first)
+        for path in list((tmp_path / "more").rglob("*.png")):
+            os.rename(path, tmp_path / "src" / path.relative_to(tmp_path / "more"))
+        self._killed(config, second)
+        for path in list((tmp_path / "src").rglob("1??.png")):
+            os.rename(path, tmp_path / "more" / path.relative_to(tmp_path / "src"))
+        self._check(config, num_images=16)
+
+    def test_two_at_once_of_different_sources_pack_nothing_twice(self, tmp_path):
+        write_classes(tmp_path / "src", per_class=8)
+        write_classes(tmp_path / "src2", per_class=8)
+        write_classes(tmp_path / "src2", per_class=3, first_seed=100)
+        small = folder(tmp_path)
+        large = small.model_copy(update={"uri": str(tmp_path / "src2")})
+        listed = list_sources(small)
+
+        def interrupted(work, tasks):
+            for number, task in enumerate(tasks):
+                if isinstance(task, WriteTask) and number == 1:
+                    pack(large)
+                yield work(task)
+
+        with pytest.raises(CorpusError, match=r"same command again|same time"):
+            pack_listed(listed, small, mapper=interrupted, report=None)
+        self._check(large, num_images=22)
+        self._check(small, num_images=22)
+
+    def test_a_packing_is_refused_then_mended_and_looks_again(self, tmp_path):
+        write_classes(tmp_path / "src", per_class=8)
+        (tmp_path / "classes.json").write_text('["a"]')
+        table = {"image": [png(i) for i in range(16)], "label": [i % 2 for i in range(16)]}
+        pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+        config = ParquetCorpus(
+            kind="parquet",
+            uri=str(tmp_path / "rows.parquet"),
+            packed_uri=str(tmp_path / "packed"),
+            classes_uri=str(tmp_path / "classes.json"),
+        )
+        with pytest.raises(CorpusError, match="8 bad_label"):
+            pack(config)
+        (tmp_path / "classes.json").write_text('["a", "b"]')
+        assert pack(config).num_packed == 16
+
+    def test_a_source_that_changed_while_it_was_packed_is_scanned_again(self, tmp_path):
+        write_classes(tmp_path / "src", per_class=8)
+        config = folder(tmp_path)
+        self._killed(config, 1)  # the scan is on storage
+        path = tmp_path / "src" / "a" / "000.png"
+        stamp = path.stat()
+        path.write_bytes(png(999).ljust(stamp.st_size)[: stamp.st_size])
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        with pytest.raises(CorpusError, match="changed while it was being packed"):
+            pack(config)
+        result = pack(config.model_copy(update={"max_bad_fraction": 0.5}))
+        assert result.num_packed + sum(result.left_out.values()) == 16
+
+    def test_equal_images_under_other_labels_are_another_annotated_corpus(self, tmp_path):
+        write_classes(tmp_path / "src", per_class=8)
+        for name, other in (("a", "b"), ("b", "a")):
+            for path in (tmp_path / "src" / name).iterdir():
+                write(tmp_path / "swapped" / other / path.name, path.read_bytes())
+        pack(folder(tmp_path, packed="one"))
+        pack(folder(tmp_path, packed="two").model_copy(update={"uri": str(tmp_path / "swapped")}))
+        one, two = (open_corpus(str(tmp_path / name)) for name in ("one", "two"))
+        assert one.corpus_id == two.corpus_id
+        assert one.annotated_id != two.annotated_id
 
 
 class TestGrowth:

@@ -5,31 +5,27 @@ driver keeps of a sample is in `findings`. Images are read twice, once to hash a
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from kd_ray.config.corpus import Corpus
 from kd_ray.corpus.format import (
-    COMMITS,
     CORPUS_NAME,
     FORMAT_VERSION,
-    Commit,
     Identity,
     Packing,
     Settings,
-    packing_object,
     plan_folder,
     read_identity,
-    read_packing,
     scan_folder,
-    shard_index,
 )
-from kd_ray.corpus.packed import PackedCorpus, finished_packings, read_commit
+from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.corpus.packing.findings import Findings, PartSize, gather
+from kd_ray.corpus.packing.history import finish, numbering, read_history
 from kd_ray.corpus.packing.plan import (
     Packed,
     PlannedShard,
@@ -52,14 +48,15 @@ from kd_ray.corpus.packing.scan import Scanner, ScanTask, part_object
 from kd_ray.corpus.packing.shard import ShardRef, encode_plan
 from kd_ray.corpus.packing.write import ShardWriter, WriteTask, plan_object
 from kd_ray.corpus.source import SPLITS
+from kd_ray.corpus.sources.files import read_ahead
 from kd_ray.corpus.sources.opening import NamedSource, description, open_sources
 from kd_ray.errors import CorpusError
-from kd_ray.storage import Storage, digest_of_json, join, open_storage
+from kd_ray.storage import Storage, digest_of_json, join, open_storage, redacted
 
 T = TypeVar("T")
 R = TypeVar("R")
 Report = Callable[[int, int], None]
-NUM_READERS = 16
+NUM_WRITERS = 4
 
 
 class Mapper(Protocol):
@@ -93,8 +90,14 @@ class Listed:
     """Sources as they were listed now: every extent of each, and the digest of all of it."""
 
     sources: tuple[NamedSource, ...]
+    class_names: tuple[tuple[str, ...], ...]
     tasks: tuple[ScanTask, ...]
     digest: str
+
+    def without_payloads(self) -> "Listed":
+        """The same without what only a scan needs: 5 bytes and more a file."""
+        bare = (replace(task, extent=replace(task.extent, payload=b"")) for task in self.tasks)
+        return replace(self, tasks=tuple(bare))
 
     @property
     def num_inputs(self) -> int | None:
@@ -133,15 +136,17 @@ def find_listed(listed: Listed, config: Corpus) -> PackResult | None:
 
 
 def list_sources(config: Corpus) -> Listed:
-    """List everything once; nothing is read."""
+    """List everything once; nothing is read but what declares the classes."""
     sources = open_sources(config)
-    digest = hashlib.sha256(digest_of_json(description(config)).encode())
+    class_names = tuple(named.source.class_names() for named in sources)
+    described = {"corpus": description(config), "classes": [list(names) for names in class_names]}
+    digest = hashlib.sha256(digest_of_json(described).encode())
     tasks: list[ScanTask] = []
     for number, named in enumerate(sources):
         for extent in named.source.extents():
             digest.update(f"{number} {extent.split} {extent.digest}\n".encode())
             tasks.append(ScanTask(index=len(tasks), source=number, extent=extent))
-    return Listed(sources=sources, tasks=tuple(tasks), digest=digest.hexdigest())
+    return Listed(sources=sources, class_names=class_names, tasks=tuple(tasks), digest=digest.hexdigest())
 
 
 def pack_listed(listed: Listed, config: Corpus, *, mapper: Mapper, report: Report | None) -> PackResult:
@@ -149,48 +154,56 @@ def pack_listed(listed: Listed, config: Corpus, *, mapper: Mapper, report: Repor
     finished = find_listed(listed, config)
     if finished is not None:
         return finished
-    storage, digest = open_storage(config.packed_uri), listed.digest
-    settings = _settings(config)
-    identity = read_identity(storage)
+    storage = open_storage(config.packed_uri)
+    try:
+        return _pack(listed, config, storage=storage, mapper=mapper, report=report)
+    except CorpusError:
+        # what was scanned and planned led here: once the cause is mended, it must be looked at again
+        storage.remove(scan_folder(listed.digest))
+        storage.remove(plan_folder(listed.digest))
+        raise
+
+
+def _pack(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, report: Report | None) -> PackResult:
+    digest, settings = listed.digest, _settings(config)
     sources = tuple(named.source for named in listed.sources)
     progress = _Progress(report, num_inputs=listed.num_inputs)
     sizes = _scan(listed, config, storage=storage, mapper=mapper, progress=progress)
+    listed = listed.without_payloads()
     findings = _gather(storage, listed, sizes)
-    classes = class_list(
-        [source.class_names() for source in sources], findings.label_names, config.label_map, where=config.packed_uri
-    )
+    classes = class_list(listed.class_names, findings.label_names, config.label_map, where=config.packed_uri)
     verdict = judge(findings, label_indices(findings.label_names, classes, config.label_map))
     write_quarantine(storage, findings, verdict, listing_digest=digest)
     packing = _packing(findings, verdict, digest)
     _refuse_bad(packing, config)
+    identity, history = read_identity(storage), read_history(storage)
+    packed = _packed(None if identity is None else history.corpus(storage, identity))
     if identity is not None:
         refuse_changed_classes(identity, classes, where=config.packed_uri)
-    before = _before(storage, identity, digest=digest)
-    packed = _packed(before)
     refuse_changed_samples(findings, verdict, packed, where=config.packed_uri)
     refuse_equal_ids(findings, verdict, packed, where=config.packed_uri)
-    shards = plan_shards(
+    planned = plan_shards(
         findings,
         verdict,
         settings=settings,
         packed=packed,
-        next_index={split: _next_index(before, split) for split in SPLITS},
+        next_index=numbering(storage, plan_folder(digest), history, listing_digest=digest),
         is_sequential=[source.is_sequential for source in sources],
     )
-    if not shards and before is None:
+    if not planned and not len(packed.sample_ids):
         raise CorpusError(
-            f"{', '.join(source.uri for source in sources)}: none of the {len(findings):,} inputs can be used: "
-            f"{told(packing.left_out)}. Check corpus.uri."
+            f"{', '.join(redacted(source.uri) for source in sources)}: none of the {len(findings):,} inputs can be "
+            f"used: {told(packing.left_out)}. Check corpus.uri."
         )
     if identity is None:
         identity = _create_identity(
             storage,
-            Identity.of(settings, classes=classes, shard_digests=[shard.digest for shard in shards]),
+            Identity.of(settings, classes=classes, shard_digests=[shard.digest for shard in planned]),
             where=config.packed_uri,
         )
-    num_new = sum(len(shard.rows) for shard in shards)
-    tasks = _write_plans(storage, shards, findings, verdict, listed=listed)
-    del findings, verdict, shards
+    num_new = sum(len(shard.rows) for shard in planned)
+    tasks = _write_plans(storage, planned, findings, verdict, listed=listed)
+    del findings, verdict, planned, packed
     writer = ShardWriter(
         sources=sources,
         storage_uri=config.packed_uri,
@@ -202,7 +215,10 @@ def pack_listed(listed: Listed, config: Corpus, *, mapper: Mapper, report: Repor
     progress.expect(num_new)
     for written in mapper(writer, tasks):
         progress.add(written.num_samples)
-    return _finish(storage, identity, packing, num_new=num_new)
+    finish(storage, packing, [shard for task in tasks for shard in task.shards], history)
+    storage.remove(scan_folder(digest))
+    storage.remove(plan_folder(digest))
+    return _result(storage, identity, packing, num_new=num_new, already_packed=False)
 
 
 def told(left_out: dict[str, int]) -> str:
@@ -247,13 +263,8 @@ def _scan(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, p
 def _gather(storage: Storage, listed: Listed, sizes: Sequence[PartSize]) -> Findings:
     folder = scan_folder(listed.digest)
 
-    def parts() -> Iterable[tuple[int, bytes]]:
-        names = [part_object(folder, size.index) for size in sizes]
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            for size, data in zip(sizes, pool.map(storage.read, names), strict=True):
-                yield listed.tasks[size.index].source, data
-
-    return gather(parts(), sizes)
+    parts = read_ahead(lambda size: storage.read(part_object(folder, size.index)), sizes)
+    return gather(((listed.tasks[size.index].source, data) for size, data in parts), sizes)
 
 
 def _packing(findings: Findings, verdict: Verdict, digest: str) -> Packing:
@@ -296,27 +307,6 @@ def _settings(config: Corpus) -> Settings:
     )
 
 
-def _before(storage: Storage, identity: Identity | None, *, digest: str) -> PackedCorpus | None:
-    """What was there before this packing began, were it killed and started again: its own commits do not count."""
-    if identity is None:
-        return None
-    commits = {commit.shard: commit for packing in finished_packings(storage) for commit in packing.commits}
-    for commit in _all_commits(storage, known=commits):
-        if commit.listing_digest != digest:
-            commits[commit.shard] = commit
-    if not commits:
-        return None
-    return PackedCorpus(storage.uri, identity, tuple(commits[name] for name in sorted(commits)))
-
-
-def _all_commits(storage: Storage, *, known: Iterable[str]) -> list[Commit]:
-    """Commits that no finished packing has folded."""
-    folded = set(known)
-    names = [name.removeprefix(f"{COMMITS}/").removesuffix(".json") for name in storage.list(COMMITS)]
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        return list(pool.map(lambda name: read_commit(storage, name), [name for name in names if name not in folded]))
-
-
 def _packed(before: PackedCorpus | None) -> Packed:
     if before is None:
         return Packed(
@@ -337,11 +327,6 @@ def _packed(before: PackedCorpus | None) -> Packed:
     )
 
 
-def _next_index(before: PackedCorpus | None, split: str) -> int:
-    names = [] if before is None else [commit.shard for commit in before.commits if commit.split == split]
-    return max(map(shard_index, names), default=-1) + 1
-
-
 def _create_identity(storage: Storage, identity: Identity, *, where: str) -> Identity:
     """Fix the identity; of two first packings at once the first one names the corpus."""
     if storage.create(CORPUS_NAME, identity.to_json()):
@@ -357,7 +342,7 @@ def _write_plans(
     storage: Storage, shards: Sequence[PlannedShard], findings: Findings, verdict: Verdict, *, listed: Listed
 ) -> list[WriteTask]:
     folder = plan_folder(listed.digest)
-    with ThreadPoolExecutor(NUM_READERS) as pool:  # each waits for the disk, or for the server
+    with ThreadPoolExecutor(NUM_WRITERS) as pool:  # each waits for the disk, or for the server
         for _ in pool.map(
             lambda shard: storage.write(plan_object(folder, shard.name), encode_plan(shard, findings, verdict)), shards
         ):
@@ -372,6 +357,7 @@ def _write_plans(
                     source=listed.sources[shard.source].name,
                     split=shard.split,
                     digest=shard.digest,
+                    annotations=shard.annotations,
                 )
                 for shard in group
             ),
@@ -380,20 +366,8 @@ def _write_plans(
     ]
 
 
-def _finish(storage: Storage, identity: Identity, packing: Packing, *, num_new: int) -> PackResult:
-    """The record that makes the packing count, with the commits that no earlier record has; then the notes go."""
-    folded = {commit.shard for each in finished_packings(storage) for commit in each.commits}
-    commits = tuple(_all_commits(storage, known=folded))
-    fields = {name: getattr(packing, name) for name in Packing.__dataclass_fields__}
-    packing = Packing(**{**fields, "commits": commits})
-    storage.write(packing_object(packing.listing_digest), packing.to_json())
-    storage.remove(scan_folder(packing.listing_digest))
-    storage.remove(plan_folder(packing.listing_digest))
-    return _result(storage, identity, packing, num_new=num_new, already_packed=False)
-
-
 def _finished(storage: Storage, identity: Identity, config: Corpus, *, digest: str) -> PackResult | None:
-    packing = read_packing(storage, digest)
+    packing = read_history(storage).find(digest)
     if packing is None:
         return None
     _refuse_bad(packing, config)
@@ -403,7 +377,7 @@ def _finished(storage: Storage, identity: Identity, config: Corpus, *, digest: s
 def _result(
     storage: Storage, identity: Identity, packing: Packing, *, num_new: int, already_packed: bool
 ) -> PackResult:
-    commits = [commit for each in finished_packings(storage) for commit in each.commits]
+    commits = [commit for each in read_history(storage).packings for commit in each.commits]
     return PackResult(
         corpus_id=identity.corpus_id,
         num_packed=sum(sum(commit.rows_per_group) for commit in commits),

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from kd_ray.errors import CorpusError
 # Bytes that are shuffled together where a source is read in sequence: what one worker holds in memory.
 CHUNK_BYTES = 256 << 20
 
+MAX_MISSING_NUMBERS, MAX_DIGITS = 1000, 10  # a label beyond is a class of its own, not a count of classes
 MIN_TASKS = 8  # a task costs Ray 25 ms, which tiny images would not be worth
 
 Rows = NDArray[np.int64]
@@ -60,26 +61,31 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedShard:
-    """A shard to be written: its rows among the findings, in order. `digest` (hex) is of their content hashes."""
+    """A shard to be written: its rows among the findings, in order.
+
+    `digest` (hex) is of their content hashes, `annotations` (hex) of their labels, masks, boxes and polygons.
+    """
 
     name: str
     source: int
     split: SplitName
     rows: Rows
     digest: str
+    annotations: str
 
 
 def class_list(
     declared: Sequence[Sequence[str]], found: Sequence[str], label_map: Mapping[str, str | None], *, where: str
 ) -> tuple[str, ...]:
-    """Class names by label: those that sources declare in their order, then the others sorted.
+    """Class names by label: those that sources declare in their order, then the others, numbers before names.
 
-    Where all are numbers and none is declared, the names are all numbers from 0 to the highest.
+    Where all are numbers, none is declared and few are missing, the names are all numbers from 0 to the highest.
 
     Raises:
         CorpusError: `label_map` names a class that there is not.
     """
-    known = list(dict.fromkeys([*(name for names in declared for name in names), *sorted(found)]))
+    others = sorted(set(found), key=lambda name: (not _is_number(name), int(name) if _is_number(name) else 0, name))
+    known = list(dict.fromkeys([*(name for names in declared for name in names), *others]))
     for name in label_map:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -88,10 +94,17 @@ def class_list(
                 f"{where}: corpus.label_map names {name!r}, but the classes are {shortened(known)}.{hint} "
                 "Correct the map."
             )
-    if not any(declared) and not label_map and known and all(name.isdecimal() for name in known):
-        return tuple(str(number) for number in range(max(map(int, known)) + 1))
+    if not any(declared) and not label_map and known and all(map(_is_number, known)):
+        highest = int(known[-1])
+        if highest < MAX_MISSING_NUMBERS + 2 * len(known):
+            return tuple(str(number) for number in range(highest + 1))
     mapped = (label_map.get(name, name) for name in known)
     return tuple(dict.fromkeys(name for name in mapped if name is not None))
+
+
+def _is_number(name: str) -> bool:
+    """Whether a name is a number as it would be written: `007` is a name."""
+    return name.isascii() and name.isdecimal() and (name == "0" or not name.startswith("0")) and len(name) < MAX_DIGITS
 
 
 def label_indices(
@@ -125,24 +138,30 @@ def judge(findings: Findings, labels: NDArray[np.int32]) -> Verdict:
     return replace(verdict, num_duplicates=num_duplicates)
 
 
-def _groups_of_copies(findings: Findings) -> list[Rows]:
+def _groups_of_copies(findings: Findings) -> Iterator[Rows]:
     """The rows of equal images, for every image that is there more than once, each in the order of the listing."""
-    usable = np.flatnonzero(findings.reason == ACCEPTED)
-    ids = findings.sample_ids[usable]
-    order = np.argsort(ids, kind="stable")
-    usable, ids = usable[order], ids[order]
+    ids = findings.sample_ids
+    order = np.argsort(ids)
+    ids = ids[order]
     repeats = np.flatnonzero(ids[1:] == ids[:-1]) + 1
-    groups: list[Rows] = []
-    for start in np.split(repeats, np.flatnonzero(np.diff(repeats) > 1) + 1) if len(repeats) else []:
-        rows = usable[start[0] - 1 : start[-1] + 1]
+    del ids
+    end = 0
+    while end < len(repeats):
+        start = end
+        end += 1
+        while end < len(repeats) and repeats[end] == repeats[end - 1] + 1:
+            end += 1
+        rows = np.sort(order[repeats[start] - 1 : repeats[end - 1] + 1])
+        rows = rows[findings.reason[rows] == ACCEPTED]  # what was rejected has no content to be equal
+        if len(rows) < 2:
+            continue
         if np.any(findings.sha256[rows] != findings.sha256[rows[0]]):
-            first, other = (findings.where(int(row)) for row in _two_hashes(rows, findings))
+            first, other = (findings.where(row) for row in _two_hashes(rows, findings))
             raise CorpusError(
                 f"{first} and {other}: two images share a sample_id (the first 64 bits of their SHA-256). "
                 "Remove one of them from the source."
             )
-        groups.append(rows)
-    return groups
+        yield rows
 
 
 def _two_hashes(rows: Rows, findings: Findings) -> tuple[int, int]:
@@ -210,9 +229,19 @@ def plan_shards(
             for start in range(0, len(rows), per_shard):
                 chosen = rows[start : start + per_shard]
                 digest = hashlib.sha256(findings.sha256[chosen].tobytes()).hexdigest()
+                said = hashlib.sha256(verdict.label[chosen].tobytes() + findings.annotations[chosen].tobytes())
                 name = shard_name(split, numbers.get(split, 0))
                 numbers[split] = numbers.get(split, 0) + 1
-                shards.append(PlannedShard(name=name, source=source, split=split, rows=chosen, digest=digest))
+                shards.append(
+                    PlannedShard(
+                        name=name,
+                        source=source,
+                        split=split,
+                        rows=chosen,
+                        digest=digest,
+                        annotations=said.hexdigest()[:16],
+                    )
+                )
     return shards
 
 

@@ -67,6 +67,7 @@ class ShardRef:
     source: str
     split: SplitName
     digest: str
+    annotations: str
 
     @property
     def object(self) -> str:
@@ -140,6 +141,7 @@ def write_shard(
         source=shard.source,
         split=shard.split,
         rows_per_group=tuple(rows_per_group),
+        annotations=shard.annotations,
         size_bytes=size,
         footer_sha256=hashlib.sha256(footer).hexdigest(),
         listing_digest=listing_digest,

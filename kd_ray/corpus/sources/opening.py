@@ -21,6 +21,8 @@ from kd_ray.corpus.sources.listing import open_listing
 from kd_ray.corpus.sources.parquet_source import open_parquet
 from kd_ray.corpus.sources.segmentation import open_segmentation
 from kd_ray.corpus.sources.webdataset import open_webdataset
+from kd_ray.errors import CorpusError
+from kd_ray.storage import redacted
 
 ALONE = ""  # the name of a corpus's only source
 
@@ -55,6 +57,12 @@ def open_sources(config: Corpus) -> tuple[NamedSource, ...]:
         CorpusError: nothing usable is there.
     """
     sections = config.sources if isinstance(config, MixtureCorpus) else {ALONE: config}
+    for section in sections.values():
+        if f"{config.packed_uri.rstrip('/')}/".startswith(f"{section.uri.rstrip('/')}/"):
+            raise CorpusError(
+                f"{redacted(config.packed_uri)}: corpus.packed_uri lies within the source {redacted(section.uri)}, so "
+                "that the packed shards would be packed again. Give another packed_uri."
+            )
     return tuple(
         NamedSource(name=name, source=open_source(section, split=config.split)) for name, section in sections.items()
     )

@@ -80,6 +80,16 @@ class TestClasses:
     def test_numbers_alone_are_all_numbers_up_to_the_highest(self) -> None:
         assert class_list([()], ["11", "2"], {}, where="") == tuple(map(str, range(12)))
 
+    def test_names_with_leading_zeros_are_names(self) -> None:
+        assert class_list([()], ["001", "000"], {}, where="") == ("000", "001")
+        assert class_list([()], ["\u0661", "0"], {}, where="") == ("0", "\u0661")
+
+    def test_one_absurd_number_is_a_class_of_its_own(self) -> None:
+        assert class_list([()], ["0", "1", "30000000"], {}, where="") == ("0", "1", "30000000")
+
+    def test_numbers_keep_their_order_under_a_map(self) -> None:
+        assert class_list([()], ["10", "2", "3"], {"3": None}, where="") == ("2", "10")
+
     def test_no_labels_are_no_classes(self) -> None:
         assert class_list([()], [], {}, where="") == ()
 
