@@ -175,6 +175,13 @@ class TestMixture:
             by_source[row["source"]].add(row["image"])
         assert by_source == {"photos": {png(i) for i in range(24)}, "rows": {png(500 + i) for i in range(9)}}
 
+    def test_the_quarantine_names_the_source(self, tmp_path: Path) -> None:
+        section = self._write(tmp_path)
+        write(tmp_path / "photos" / "a" / "bad.png", b"no image")
+        result, _ = packed(section, tmp_path, max_bad_fraction=0.5)
+        assert result.quarantine_uri is not None
+        assert [row["source"] for row in pq.read_table(result.quarantine_uri).to_pylist()] == ["photos:a/bad.png"]
+
     def test_another_ratio_is_the_same_corpus(self, tmp_path: Path) -> None:
         section = self._write(tmp_path)
         first, _ = packed(section, tmp_path)

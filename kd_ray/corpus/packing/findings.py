@@ -4,9 +4,9 @@ The driver holds about 130 bytes a sample: numbers in arrays, names in one buffe
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kd_ray.corpus.source import SPLITS, Reason, SplitName
+from kd_ray.corpus.sources.files import in_batches
+from kd_ray.storage import Storage
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 ACCEPTED = -1  # in place of an index into REASONS
 NO_NAME = -1  # in place of an index into the label names
+BATCH_SIZE = 4096
+COUNTED = ("num_rows", "num_bytes", "location_bytes", "locator_bytes")
 
 PART_SCHEMA = pa.schema(
     [
@@ -68,8 +72,38 @@ class PartSize:
     locator_bytes: int
 
 
-def encode_part(findings: Sequence[Finding], *, index: int) -> tuple[bytes, PartSize]:
-    """The Parquet file of one part, and its size."""
+def write_part(storage: Storage, name: str, findings: Iterable[Finding], *, index: int) -> PartSize:
+    """Write the Parquet file of one part, few findings in memory at a time; `findings` is taken once."""
+    sizes: list[PartSize] = []
+
+    def produce(file: BinaryIO) -> None:
+        counts = dict.fromkeys(COUNTED, 0)
+        with pq.ParquetWriter(file, PART_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+            for batch in in_batches(findings, BATCH_SIZE):
+                table = _table(batch)
+                writer.write_table(table)
+                counts["num_rows"] += len(batch)
+                counts["num_bytes"] += sum(each.size_bytes for each in batch)
+                counts["location_bytes"] += _text_bytes(table.column("location"))
+                counts["locator_bytes"] += _text_bytes(table.column("locator"))
+            writer.add_key_value_metadata({name: str(count) for name, count in counts.items()})
+        sizes.append(PartSize(index=index, **counts))
+
+    storage.write_from(name, produce)
+    return sizes[-1]
+
+
+def read_part_size(storage: Storage, name: str, *, index: int) -> PartSize:
+    """The size of a part that was written before.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    metadata = pq.read_metadata(io.BytesIO(storage.read(name))).metadata
+    return PartSize(index=index, **{key: int(metadata[key.encode()]) for key in COUNTED})
+
+
+def _table(findings: Sequence[Finding]) -> Any:
     columns: dict[str, list[Any]] = {
         "location": [each.location for each in findings],
         "locator": ["" if each.locator == each.location else each.locator for each in findings],
@@ -84,33 +118,17 @@ def encode_part(findings: Sequence[Finding], *, index: int) -> tuple[bytes, Part
         "height": [each.size_px[0] for each in findings],
         "width": [each.size_px[1] for each in findings],
     }
-    table = pa.table(columns, schema=PART_SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue(), _size(table, index)
-
-
-def part_size(data: bytes, *, index: int) -> PartSize:
-    """The size of a part that was written before."""
-    return _size(_read(data), index)
-
-
-def _size(table: Any, index: int) -> PartSize:
-    return PartSize(
-        index=index,
-        num_rows=table.num_rows,
-        num_bytes=int(sum(table.column("size_bytes").to_pylist())),
-        location_bytes=_text_bytes(table.column("location")),
-        locator_bytes=_text_bytes(table.column("locator")),
-    )
+    return pa.table(columns, schema=PART_SCHEMA)
 
 
 def _text_bytes(column: Any) -> int:
     return sum(len(each.encode()) for each in column.to_pylist())
 
 
-def _read(data: bytes) -> Any:
-    return pq.read_table(io.BytesIO(data), schema=PART_SCHEMA, page_checksum_verification=True)
+def _batches(data: bytes) -> Iterator[Any]:
+    with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, use_threads=False)
 
 
 class Text:
@@ -187,20 +205,22 @@ def gather(parts: Iterable[tuple[int, bytes]], sizes: Sequence[PartSize]) -> Fin
     names: dict[str, int] = {}
     row = num_runs = 0
     for source, data in parts:
-        table = _read(data)
-        stop = row + table.num_rows
-        for name in ("split", "reason", "annotations", "crc32c", "size_bytes", "height", "width"):
-            getattr(found, name)[row:stop] = table.column(name).to_numpy()
-        hashes = b"".join(table.column("sha256").to_pylist())
-        found.sha256[row:stop] = np.frombuffer(hashes, np.uint8).reshape(-1, 32)
-        runs, inverse = np.unique(table.column("run").to_numpy(), return_inverse=True)
-        found.run[row:stop] = inverse + num_runs
-        num_runs += len(runs)
-        found.source[row:stop] = source
-        found.label[row:stop] = _label_indices(table.column("label"), names)
-        found.location.append(table.column("location"))
-        found.locator.append(table.column("locator"))
-        row = stop
+        run_numbers: dict[int, int] = {}
+        for table in _batches(data):
+            stop = row + table.num_rows
+            for name in ("split", "reason", "annotations", "crc32c", "size_bytes", "height", "width"):
+                getattr(found, name)[row:stop] = table.column(name).to_numpy()
+            hashes = b"".join(table.column("sha256").to_pylist())
+            found.sha256[row:stop] = np.frombuffer(hashes, np.uint8).reshape(-1, 32)
+            runs, inverse = np.unique(table.column("run").to_numpy(), return_inverse=True)
+            numbers = [run_numbers.setdefault(run, num_runs + len(run_numbers)) for run in runs.tolist()]
+            found.run[row:stop] = np.array(numbers, np.int32)[inverse]
+            found.source[row:stop] = source
+            found.label[row:stop] = _label_indices(table.column("label"), names)
+            found.location.append(table.column("location"))
+            found.locator.append(table.column("locator"))
+            row = stop
+        num_runs += len(run_numbers)
     assert row == num_rows, "as many rows as the parts were said to have"
     return Findings(**{**_fields(found), "label_names": tuple(names)})
 

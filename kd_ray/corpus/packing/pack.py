@@ -173,7 +173,8 @@ def _pack(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, r
     findings = _gather(storage, listed, sizes)
     classes = class_list(listed.class_names, findings.label_names, config.label_map, where=config.packed_uri)
     verdict = judge(findings, label_indices(findings.label_names, classes, config.label_map))
-    write_quarantine(storage, findings, verdict, listing_digest=digest)
+    names = [named.name for named in listed.sources]
+    write_quarantine(storage, findings, verdict, listing_digest=digest, sources=names)
     packing = _packing(findings, verdict, digest)
     _refuse_bad(packing, config)
     identity, history = read_identity(storage), read_history(storage)

@@ -1,6 +1,7 @@
 """The table of what a packing left out."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +19,21 @@ def quarantine_object(listing_digest: str) -> str:
     return f"quarantine/{listing_digest[:16]}.parquet"
 
 
-def write_quarantine(storage: Storage, findings: Findings, verdict: Verdict, *, listing_digest: str) -> None:
-    """Write the table, sorted by location; nothing where there are no rows."""
+def write_quarantine(
+    storage: Storage, findings: Findings, verdict: Verdict, *, listing_digest: str, sources: Sequence[str]
+) -> None:
+    """Write the table, sorted by location; nothing where there are no rows.
+
+    In a mixture a location begins with the name of its source.
+    """
     rows = np.flatnonzero(verdict.reason != ACCEPTED)
     if not len(rows):
         return
     columns = {
-        "source": findings.location.array().take(pa.array(rows)).cast(pa.string()),
+        "source": pa.array(
+            [f"{sources[findings.source[row]]}:{findings.where(row)}".removeprefix(":") for row in rows.tolist()],
+            pa.string(),
+        ),
         "reason": pa.array([REASONS[index] for index in verdict.reason[rows].tolist()], pa.string()),
         "bytes": pa.array(findings.size_bytes[rows]),
     }

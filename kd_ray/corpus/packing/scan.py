@@ -10,7 +10,7 @@ from kd_ray.config.corpus import HashSplit, NativeResolutionFilter, Split
 from kd_ray.corpus.images.check import check
 from kd_ray.corpus.images.decode import BadImage
 from kd_ray.corpus.images.masks import check_mask
-from kd_ray.corpus.packing.findings import Finding, PartSize, encode_part, part_size
+from kd_ray.corpus.packing.findings import Finding, PartSize, read_part_size, write_part
 from kd_ray.corpus.source import Extent, Input, Reason, Rejected, Source, SplitName
 from kd_ray.storage import open_storage
 from kd_ray.storage.base import canonical_json
@@ -45,11 +45,9 @@ class Scanner:
         """
         storage, name = open_storage(self.storage_uri), part_object(self.folder, task.index)
         try:
-            return part_size(storage.read(name), index=task.index)
+            return read_part_size(storage, name, index=task.index)
         except FileNotFoundError:
-            data, size = encode_part(list(self._findings(task)), index=task.index)
-            storage.write(name, data)
-            return size
+            return write_part(storage, name, self._findings(task), index=task.index)
 
     def _findings(self, task: ScanTask) -> Iterator[Finding]:
         for each in self.sources[task.source].scan(task.extent):

@@ -298,6 +298,8 @@ def _label(value: object, labels: Labels) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, str):
+        value = re.sub(r"^(-?[0-9]{1,18})\.0+$", r"\1", value.strip())  # pandas writes whole numbers with gaps as 1.0
     is_number = isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value) is not None
     if is_number and value not in labels.names and (labels.names or str(value).startswith("-")):
         value = int(str(value))

@@ -1,11 +1,15 @@
 """What a scan found comes back row by row, whatever the parts it was written in."""
 
 import hashlib
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from kd_ray.corpus.packing.findings import REASONS, Finding, Findings, encode_part, gather, part_size
+from kd_ray.corpus.packing import findings
+from kd_ray.corpus.packing.findings import REASONS, Finding, Findings, gather, read_part_size, write_part
 from kd_ray.corpus.source import SPLITS
+from kd_ray.storage import LocalStorage
 
 
 def _finding(number: int, **changes: object) -> Finding:
@@ -26,9 +30,11 @@ def _finding(number: int, **changes: object) -> Finding:
 
 
 def _gathered(*parts: list[Finding], sources: tuple[int, ...] = (0, 1, 1)) -> Findings:
-    encoded = [encode_part(findings, index=index) for index, findings in enumerate(parts)]
-    data = [(source, each[0]) for source, each in zip(sources, encoded, strict=False)]
-    return gather(data, [size for _, size in encoded])
+    with tempfile.TemporaryDirectory() as folder:
+        storage = LocalStorage(folder)
+        sizes = [write_part(storage, str(index), rows, index=index) for index, rows in enumerate(parts)]
+        data = [(source, storage.read(str(size.index))) for source, size in zip(sources, sizes, strict=False)]
+    return gather(data, sizes)
 
 
 class TestGather:
@@ -54,15 +60,23 @@ class TestGather:
         found = _gathered([_finding(0, run=5), _finding(1, run=5)], [_finding(2, run=5), _finding(3, run=9)])
         assert found.run.tolist() == [0, 0, 1, 2]
 
+    def test_a_long_part_is_written_and_read_in_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(findings, "BATCH_SIZE", 4)
+        rows = [_finding(number, run=number // 5) for number in range(11)]
+        found = _gathered(rows, [_finding(20, run=0)])
+        assert [found.where(i) for i in range(12)] == [row.location for row in [*rows, _finding(20)]]
+        assert found.run.tolist() == [0] * 5 + [1] * 5 + [2, 3]
+
     def test_a_missing_label_and_a_reason_survive(self) -> None:
         found = _gathered([_finding(0, label=None), _finding(1, reason="truncated"), _finding(2)])
         assert found.label[0] == -1
         assert [REASONS[i] for i in found.reason if i >= 0] == ["truncated"]
         assert found.label_names[found.label[2]] == "class 0"
 
-    def test_a_part_written_before_says_its_size_again(self) -> None:
-        data, size = encode_part([_finding(number) for number in range(5)], index=3)
-        assert part_size(data, index=3) == size
+    def test_a_part_written_before_says_its_size_again(self, tmp_path: Path) -> None:
+        storage = LocalStorage(str(tmp_path))
+        size = write_part(storage, "part", [_finding(number) for number in range(5)], index=3)
+        assert read_part_size(storage, "part", index=3) == size
         assert size.num_bytes == sum(100 + number for number in range(5))
 
     @pytest.mark.parametrize("parts", [[[]], [[], [_finding(1)], []]])

@@ -1,6 +1,7 @@
 """What a packing keeps, and in which order: decided by content, whatever the order of the listing."""
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 
 from kd_ray.corpus.format import Identity, Settings
 from kd_ray.corpus.packing import plan
-from kd_ray.corpus.packing.findings import ACCEPTED, REASONS, Finding, Findings, encode_part, gather
+from kd_ray.corpus.packing.findings import ACCEPTED, REASONS, Finding, Findings, gather, write_part
 from kd_ray.corpus.packing.plan import Packed, Verdict, class_list, group_for_writing, judge, label_indices, plan_shards
 from kd_ray.corpus.packing.refusals import refuse_bad, refuse_changed_samples, refuse_changed_settings, refuse_equal_ids
 from kd_ray.corpus.source import SplitName
 from kd_ray.errors import CorpusError
+from kd_ray.storage import LocalStorage
 
 SETTINGS = Settings(
     format_version=2,
@@ -60,8 +62,11 @@ def _image(
 
 
 def _found(*parts: Sequence[Finding]) -> Findings:
-    encoded = [encode_part(rows, index=index) for index, rows in enumerate(parts)]
-    return gather([(source, data) for source, (data, _) in enumerate(encoded)], [size for _, size in encoded])
+    with tempfile.TemporaryDirectory() as folder:
+        storage = LocalStorage(folder)
+        sizes = [write_part(storage, str(index), rows, index=index) for index, rows in enumerate(parts)]
+        data = [(size.index, storage.read(str(size.index))) for size in sizes]
+    return gather(data, sizes)
 
 
 def _judged(*images: Finding) -> tuple[Findings, Verdict]:
