@@ -112,7 +112,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """`corpus.json`; `classes` are the class names by label, empty without labels."""
+    """`corpus.json`; `classes` are the class names by label, empty without labels; later packings may add some."""
 
     corpus_id: str
     settings: Settings
@@ -182,10 +182,12 @@ class Commit:
 class Packing:
     """`packings/<number>.json`: what one packing found, and the commits that it brought, folded together.
 
-    `left_out` counts the rows of its quarantine table by reason. Bad ones are those that max_bad_fraction is about.
+    `classes` are all class names by label since then. `left_out` counts the rows of its quarantine table by reason. Bad
+    ones are those that max_bad_fraction is about.
     """
 
     listing_digest: str
+    classes: tuple[str, ...]
     num_inputs: int
     num_bytes: int
     num_duplicates: int
@@ -202,7 +204,7 @@ class Packing:
         fields = _parsed(data, where)
         try:
             commits = tuple(Commit.from_fields(each, where=where) for each in fields.pop("commits"))
-            return Packing(**fields, commits=commits)
+            return Packing(**{**fields, "classes": tuple(fields["classes"])}, commits=commits)
         except (KeyError, TypeError) as error:
             raise CorpusError(f"{where}: not the record of a packing ({error}). Remove it, then pack again.") from error
 

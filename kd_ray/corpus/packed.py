@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, assert_never
@@ -294,9 +294,18 @@ def open_corpus(uri: str, *, overrides_uri: str | None = None) -> PackedCorpus:
     packings = finished_packings(storage)
     if not packings:
         raise CorpusError(f"{uri}: its first packing has not come to its end. Run the pack stage again; it continues.")
+    corpus = corpus_of(uri, identity, packings)
+    if overrides_uri is None:
+        return corpus
+    return replace(corpus, overrides=read_overrides(overrides_uri, classes=corpus.classes))
+
+
+def corpus_of(uri: str, identity: Identity, packings: Sequence[Packing]) -> PackedCorpus:
+    """Everything that the given packings, oldest first, have packed."""
     commits = {commit.shard: commit for packing in packings for commit in packing.commits}
-    overrides = None if overrides_uri is None else read_overrides(overrides_uri, classes=identity.classes)
-    return PackedCorpus(uri, identity, tuple(commits[name] for name in sorted(commits)), overrides)
+    if packings:
+        identity = replace(identity, classes=packings[-1].classes)
+    return PackedCorpus(uri, identity, tuple(commits[name] for name in sorted(commits)))
 
 
 def finished_packings(storage: Storage) -> list[Packing]:

@@ -438,13 +438,15 @@ class TestGrowth:
         ):
             pack(config)
 
-    def test_a_new_conflicting_copy_of_a_packed_sample_is_refused(self, tmp_path):
+    def test_a_new_conflicting_copy_goes_to_quarantine_and_the_packed_sample_stays(self, tmp_path):
         write_classes(tmp_path / "src", per_class=8)
         config = folder(tmp_path, max_bad_fraction=0.5)
         pack(config)
         write(tmp_path / "src" / "b" / "copy.png", png(0))
-        with pytest.raises(CorpusError, match=r"a/000\.png has copies with conflicting labels"):
-            pack(config)
+        result = pack(config)
+        assert (result.num_packed, result.left_out) == (16, {"conflicting_labels": 2})
+        packed = [row for split in ("train", "test") for row in hashes(config, split)]
+        assert packed.count(sha256(png(0))) == 1
 
     def test_a_packed_training_sample_that_turns_up_in_test_is_refused(self, tmp_path):
         write_classes(tmp_path / "src" / "train", per_class=3)
@@ -470,10 +472,30 @@ class TestGrowth:
         with pytest.raises(CorpusError, match=message):
             pack(folder(tmp_path, **change))
 
-    def test_changed_classes_are_refused(self, tmp_path):
-        write_classes(tmp_path / "src", per_class=4)
+    def test_a_new_class_goes_to_the_end_and_a_missing_one_stays(self, tmp_path):
+        write_classes(tmp_path / "src", per_class=4, classes="bc")
         config = folder(tmp_path)
+        first = pack(config)
+        for path in (tmp_path / "src" / "b").iterdir():
+            path.unlink()
+        write(tmp_path / "src" / "a" / "1.png", png(99))
+        assert pack(config).corpus_id == first.corpus_id
+        corpus = open_corpus(config.packed_uri)
+        assert corpus.classes == ("b", "c", "a")
+        members = [corpus.members(split) for split in ("train", "test")]
+        assert sorted(np.concatenate([each.labels for each in members]).tolist()) == [0] * 4 + [1] * 4 + [2]
+
+    def test_declared_classes_in_another_order_are_refused(self, tmp_path):
+        table = {"image": [png(i) for i in range(8)], "label": [i % 2 for i in range(8)]}
+        pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+        (tmp_path / "classes.json").write_text('["cat", "dog"]')
+        config = ParquetCorpus(
+            kind="parquet",
+            uri=str(tmp_path / "rows.parquet"),
+            packed_uri=str(tmp_path / "packed"),
+            classes_uri=str(tmp_path / "classes.json"),
+        )
         pack(config)
-        write(tmp_path / "src" / "c" / "1.png", png(99))
-        with pytest.raises(CorpusError, match=r"corpus\.classes \['a', 'b'\], this recipe has \['a', 'b', 'c'\]"):
+        (tmp_path / "classes.json").write_text('["dog", "cat"]')
+        with pytest.raises(CorpusError, match=r"packed with the classes \['cat', 'dog'\].*declares \['dog', 'cat'\]"):
             pack(config)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from kd_ray.corpus.format import COMMITS, Identity, Packing, packing_object, shard_index
-from kd_ray.corpus.packed import PackedCorpus, finished_packings, read_commit
+from kd_ray.corpus.packed import PackedCorpus, corpus_of, finished_packings, read_commit
 from kd_ray.corpus.packing.shard import ShardRef
 from kd_ray.corpus.source import SPLITS, SplitName
 from kd_ray.errors import CorpusError
@@ -33,8 +33,13 @@ class History:
 
     def corpus(self, storage: Storage, identity: Identity) -> PackedCorpus:
         """Everything that they have packed."""
-        commits = {commit.shard: commit for packing in self.packings for commit in packing.commits}
-        return PackedCorpus(storage.uri, identity, tuple(commits[name] for name in sorted(commits)))
+        return corpus_of(storage.uri, identity, self.packings)
+
+    def classes(self, identity: Identity | None) -> tuple[str, ...]:
+        """The class names by label so far; those of a first packing that was killed stay, too."""
+        if self.packings:
+            return self.packings[-1].classes
+        return () if identity is None else identity.classes
 
 
 def read_history(storage: Storage) -> History:

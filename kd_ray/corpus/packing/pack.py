@@ -39,10 +39,10 @@ from kd_ray.corpus.packing.plan import (
 from kd_ray.corpus.packing.quarantine import quarantine_object, write_quarantine
 from kd_ray.corpus.packing.refusals import (
     refuse_bad,
-    refuse_changed_classes,
     refuse_changed_samples,
     refuse_changed_settings,
     refuse_equal_ids,
+    refuse_reordered_classes,
 )
 from kd_ray.corpus.packing.scan import Scanner, ScanTask, part_object
 from kd_ray.corpus.packing.shard import ShardRef, encode_plan
@@ -171,16 +171,16 @@ def _pack(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, r
     sizes = _scan(listed, config, storage=storage, mapper=mapper, progress=progress)
     listed = listed.without_payloads()
     findings = _gather(storage, listed, sizes)
-    classes = class_list(listed.class_names, findings.label_names, config.label_map, where=config.packed_uri)
+    identity, history = read_identity(storage), read_history(storage)
+    before = history.classes(identity)
+    refuse_reordered_classes(before, listed.class_names, where=config.packed_uri)
+    classes = class_list([before, *listed.class_names], findings.label_names, config.label_map, where=config.packed_uri)
     verdict = judge(findings, label_indices(findings.label_names, classes, config.label_map))
     names = [named.name for named in listed.sources]
     write_quarantine(storage, findings, verdict, listing_digest=digest, sources=names)
-    packing = _packing(findings, verdict, digest)
+    packing = _packing(findings, verdict, digest, classes=classes)
     _refuse_bad(packing, config)
-    identity, history = read_identity(storage), read_history(storage)
     packed = _packed(None if identity is None else history.corpus(storage, identity))
-    if identity is not None:
-        refuse_changed_classes(identity, classes, where=config.packed_uri)
     refuse_changed_samples(findings, verdict, packed, where=config.packed_uri)
     refuse_equal_ids(findings, verdict, packed, where=config.packed_uri)
     planned = plan_shards(
@@ -268,11 +268,12 @@ def _gather(storage: Storage, listed: Listed, sizes: Sequence[PartSize]) -> Find
     return gather(((listed.tasks[size.index].source, data) for size, data in parts), sizes)
 
 
-def _packing(findings: Findings, verdict: Verdict, digest: str) -> Packing:
+def _packing(findings: Findings, verdict: Verdict, digest: str, *, classes: tuple[str, ...]) -> Packing:
     bad = verdict.bad()
     left_out = verdict.left_out()
     return Packing(
         listing_digest=digest,
+        classes=classes,
         num_inputs=len(findings) - left_out.get("other_type", 0),
         num_bytes=int(findings.size_bytes.sum()),
         num_duplicates=verdict.num_duplicates,
@@ -335,7 +336,10 @@ def _create_identity(storage: Storage, identity: Identity, *, where: str) -> Ide
     winner = read_identity(storage)
     assert winner is not None, "created by another packing a moment ago"
     refuse_changed_settings(winner, identity.settings, where=where)
-    refuse_changed_classes(winner, identity.classes, where=where)
+    if winner.classes != identity.classes:
+        raise CorpusError(
+            f"{where}: another first packing with other classes began at the same time. Run the same command again."
+        )
     return winner
 
 

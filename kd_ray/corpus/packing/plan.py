@@ -79,7 +79,7 @@ def class_list(
 ) -> tuple[str, ...]:
     """Class names by label: those that sources declare in their order, then the others, numbers before names.
 
-    Where all are numbers, none is declared and few are missing, the names are all numbers from 0 to the highest.
+    Where all are numbers and few are missing, the names are all numbers from 0 to the highest.
 
     Raises:
         CorpusError: `label_map` names a class that there is not.
@@ -94,8 +94,9 @@ def class_list(
                 f"{where}: corpus.label_map names {name!r}, but the classes are {shortened(known)}.{hint} "
                 "Correct the map."
             )
-    if not any(declared) and not label_map and known and all(map(_is_number, known)):
-        highest = int(known[-1])
+    counted = all(list(names) == [str(number) for number in range(len(names))] for names in declared)
+    if counted and not label_map and known and all(map(_is_number, known)):
+        highest = max(map(int, known))
         if highest < MAX_MISSING_NUMBERS + 2 * len(known):
             return tuple(str(number) for number in range(highest + 1))
     mapped = (label_map.get(name, name) for name in known)

@@ -1,9 +1,11 @@
 """What a packing refuses, each with what to do: pure functions of what the scan found and of what is packed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kd_ray.corpus.format import Identity, Settings
-from kd_ray.corpus.packing.findings import NO_NAME, REASONS, Findings
+from kd_ray.corpus.packing.findings import NO_NAME, Findings
 from kd_ray.corpus.packing.plan import Packed, Verdict
 from kd_ray.corpus.packing.text import shortened
 from kd_ray.corpus.source import SPLITS
@@ -18,9 +20,15 @@ def refuse_changed_settings(identity: Identity, settings: Settings, *, where: st
         _refuse_changed(name, getattr(identity.settings, name), getattr(settings, name), where=where)
 
 
-def refuse_changed_classes(identity: Identity, classes: tuple[str, ...], *, where: str) -> None:
-    """Raise CorpusError where the source now has other classes than the packed corpus."""
-    _refuse_changed("classes", identity.classes, classes, where=where)
+def refuse_reordered_classes(packed: Sequence[str], declared: Sequence[Sequence[str]], *, where: str) -> None:
+    """Raise CorpusError where a source declares packed classes in another order: its numbers would mean others."""
+    for names in declared:
+        kept = [name for name in packed if name in names]
+        if kept != [name for name in names if name in packed]:
+            raise CorpusError(
+                f"{where}: was packed with the classes {shortened(packed)}, a source now declares {shortened(names)}. "
+                f"Restore the order; new classes go to the end. Or {NEW_URI}."
+            )
 
 
 def _refuse_changed(name: str, old: object, new: object, *, where: str) -> None:
@@ -32,22 +40,22 @@ def _refuse_changed(name: str, old: object, new: object, *, where: str) -> None:
 
 
 def refuse_changed_samples(findings: Findings, verdict: Verdict, packed: Packed, *, where: str) -> None:
-    """Raise CorpusError where the source now says something else of a sample that is packed already."""
+    """Raise CorpusError where the source now says something else of a sample that is packed already.
+
+    Copies that now disagree with each other are in quarantine, and the packed sample stays as it is.
+    """
     if not len(packed.sample_ids):
         return
     ids = findings.sample_ids
     place = np.minimum(np.searchsorted(packed.sample_ids, ids), len(packed.sample_ids) - 1)
     known = (packed.sample_ids[place] == ids) & (findings.sha256[:, 0] == packed.sha256[place, 0])
-    conflicting = known & (verdict.reason == REASONS.index("conflicting_labels"))
     relabelled = known & verdict.kept & (verdict.label != packed.labels[place])
     moved = known & verdict.kept & (findings.split != packed.splits[place])
-    changed = np.flatnonzero(conflicting | relabelled | moved)
+    changed = np.flatnonzero(relabelled | moved)
     if not len(changed):
         return
     row = int(changed[0])
-    if conflicting[row]:
-        told = "has copies with conflicting labels"
-    elif relabelled[row]:
+    if relabelled[row]:
         told = f"has label {_label(verdict.label[row])}, packed with label {_label(packed.labels[place[row]])}"
     else:
         told = f"is in {SPLITS[findings.split[row]]}, packed in {SPLITS[packed.splits[place[row]]]}"
