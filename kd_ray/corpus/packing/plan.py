@@ -216,7 +216,6 @@ def plan_shards(
     `next_index` is the number of the first new shard of each split; `is_sequential` says of each source whether its
     order goes by runs first.
     """
-    per_shard = settings.row_group_size * settings.shard_row_groups
     new = np.flatnonzero(verdict.kept & ~np.isin(findings.sample_ids, packed.sample_ids))
     numbers = dict(next_index)
     shards: list[PlannedShard] = []
@@ -227,8 +226,7 @@ def plan_shards(
         ordered = of_source[np.lexsort((keys, chunks))]
         for split in SPLITS:
             rows = ordered[findings.split[ordered] == SPLITS.index(split)]
-            for start in range(0, len(rows), per_shard):
-                chosen = rows[start : start + per_shard]
+            for chosen in _cut(rows, findings.size_bytes[rows], settings=settings):
                 digest = hashlib.sha256(findings.sha256[chosen].tobytes()).hexdigest()
                 said = hashlib.sha256(verdict.label[chosen].tobytes() + findings.annotations[chosen].tobytes())
                 name = shard_name(split, numbers.get(split, 0))
@@ -244,6 +242,20 @@ def plan_shards(
                     )
                 )
     return shards
+
+
+def _cut(rows: Rows, sizes: NDArray[np.int64], *, settings: Settings) -> Iterator[Rows]:
+    """Rows in runs of whole row groups: as many as the settings say, fewer where CHUNK_BYTES would be passed."""
+    starts = np.arange(0, len(rows), settings.row_group_size)
+    group_sizes = np.add.reduceat(sizes, starts) if len(rows) else sizes
+    first, filled = 0, 0
+    for group, size in enumerate(group_sizes.tolist()):
+        if group > first and (group - first == settings.shard_row_groups or filled + size > CHUNK_BYTES):
+            yield rows[starts[first] : starts[group]]
+            first, filled = group, 0
+        filled += size
+    if len(rows):
+        yield rows[starts[first] :]
 
 
 def _chunks(findings: Findings, rows: Rows, *, seed: int) -> NDArray[np.int32]:

@@ -174,6 +174,19 @@ class TestOrder:
         assert [shard.name for shard in shards] == ["train-00000", "train-00001", "train-00002"]
         assert sorted(row for shard in shards for row in shard.rows.tolist()) == list(range(11))
 
+    def test_shards_of_large_images_have_fewer_row_groups(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plan, "CHUNK_BYTES", 50)  # two row groups of two samples of ten bytes, and not three
+        wide = Settings(
+            **{name: getattr(SETTINGS, name) for name in Settings.__dataclass_fields__} | {"shard_row_groups": 9}
+        )
+        found, verdict = _judged(*(_image(str(i)) for i in range(11)))
+        assert [len(shard.rows) for shard in _shards(found, verdict, settings=wide)] == [4, 4, 3]
+
+    def test_one_row_group_larger_than_all_is_a_shard(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plan, "CHUNK_BYTES", 5)
+        found, verdict = _judged(*(_image(str(i)) for i in range(5)))
+        assert [len(shard.rows) for shard in _shards(found, verdict)] == [2, 2, 1]
+
     def test_the_order_depends_on_content_and_seed_alone(self) -> None:
         images = [_image(str(i)) for i in range(20)]
         forth, back = _judged(*images), _judged(*reversed(images))
