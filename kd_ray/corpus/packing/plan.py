@@ -197,8 +197,8 @@ def order_keys(findings: Findings, rows: Rows, *, seed: int) -> NDArray[np.uint6
     key = str(seed).encode()[:64]
     keys = np.empty(len(rows), np.uint64)
     for i, row in enumerate(rows.tolist()):
-        digest = hashlib.blake2b(findings.sha256[row].tobytes(), key=key, digest_size=8).digest()
-        keys[i] = int.from_bytes(digest, "big")
+        digest = hashlib.blake2b(findings.sha256[row].tobytes(), key=key, digest_size=16).digest()
+        keys[i] = int.from_bytes(digest[:8], "big")
     return keys
 
 
