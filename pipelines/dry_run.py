@@ -10,7 +10,6 @@ from kd_ray.config.resolved import recipe_yaml
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import find_packed
 from kd_ray.extraction.plan import KnownTeacher
-from kd_ray.storage import open_storage
 from kd_ray.telemetry.units import human_bytes
 from pipelines.context import Run
 from pipelines.stages.finetune import known_teacher, num_classes_of
@@ -31,8 +30,6 @@ def show_plan(run: Run) -> None:
 
 def _packed(recipe: Recipe) -> PackedCorpus | None:
     """The corpus where it has been packed; its source is not contacted before that."""
-    if not open_storage(recipe.corpus.packed_uri).exists("corpus.json"):
-        return None
     if find_packed(recipe.corpus) is None:
         return None
     return open_corpus(recipe.corpus.packed_uri, overrides_uri=recipe.corpus.overrides_uri)

@@ -29,6 +29,7 @@ from kd_ray.corpus.overrides import Overrides, read_overrides
 from kd_ray.corpus.source import SplitName
 from kd_ray.errors import CorpusError, ShardCorrupt, StorageError
 from kd_ray.storage import Storage, digest_of_json, join, open_storage
+from kd_ray.storage.range_file import RangeFile
 
 Column = Literal["label", "size_px", "image", "mask", "boxes", "polygons", "caption"]
 COLUMNS: tuple[Column, ...] = ("label", "size_px", "image")
@@ -245,7 +246,10 @@ class PackedCorpus:
                 metadata = _read_metadata(storage, commit)
                 if keep:
                     self._keep(commit.shard, metadata)
-            handle = _RangeFile(storage, commit)
+            handle = RangeFile(
+                lambda start, stop: storage.read_range(commit.object, offset=start, length=stop - start),
+                size_bytes=commit.size_bytes,  # a file of another length reads as damaged
+            )
             with pq.ParquetFile(handle, metadata=metadata, page_checksum_verification=True, pre_buffer=True) as file:
                 table = file.read_row_groups(list(groups), columns=columns, use_threads=False)
         except (ShardCorrupt, StorageError):
@@ -368,32 +372,3 @@ def _labels(table: Any) -> NDArray[np.int32]:
 
 def _numbers(column: Any, kind: type) -> NDArray[Any]:
     return np.array(column.to_numpy(), dtype=kind)
-
-
-class _RangeFile(io.RawIOBase):
-    """A shard as pyarrow reads files, on top of ranges; a file of another length than committed reads as damaged."""
-
-    def __init__(self, storage: Storage, commit: Commit) -> None:
-        super().__init__()
-        self._storage, self._name, self._length = storage, commit.object, commit.size_bytes
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        left = self._length - self._position
-        data = self._storage.read_range(self._name, offset=self._position, length=left if size < 0 else min(size, left))
-        self._position += len(data)
-        return data

@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
+ALONE = ""  # the name of a corpus's only source, where a mixture's have names of their own
+
 Reason = Literal[
     "empty",  # no bytes
     "not_an_image",  # bytes that begin like no image format that is read

@@ -62,11 +62,7 @@ class LocalStorage:
             _sync_folder(self.path(name).parent)
 
     def write_from(self, name: str, produce: Callable[[BinaryIO], None]) -> None:
-        def produce_and_forget(file: BinaryIO) -> None:
-            produce(file)
-            _drop_from_memory(file)
-
-        with self._named(name, "write"), self._temporary(name, produce_and_forget) as temporary:
+        with self._named(name, "write"), self._temporary(name, produce, keep_in_memory=False) as temporary:
             os.replace(temporary, self.path(name))
             _sync_folder(self.path(name).parent)
 
@@ -88,7 +84,9 @@ class LocalStorage:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def _temporary(self, name: str, produce: Callable[[BinaryIO], None]) -> Iterator[Path]:
+    def _temporary(
+        self, name: str, produce: Callable[[BinaryIO], None], *, keep_in_memory: bool = True
+    ) -> Iterator[Path]:
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
@@ -97,6 +95,8 @@ class LocalStorage:
                 produce(file)
                 file.flush()
                 os.fsync(file.fileno())
+                if not keep_in_memory:
+                    _drop_from_memory(file.fileno())
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
@@ -124,15 +124,13 @@ def _writing(data: bytes) -> Callable[[BinaryIO], None]:
     return produce
 
 
-def _drop_from_memory(file: BinaryIO) -> None:
-    """Let the pages of a file go once they are on the disk, for what is written later; not every system can be told.
+def _drop_from_memory(descriptor: int) -> None:
+    """Let the pages of a file go that are on the disk, for what is written later; not every system can be told.
 
     On a virtual machine that takes fresh pages from its host, packing 1 GB took 3.3 s with this and 3.9 s without.
     """
     if hasattr(os, "posix_fadvise"):
-        file.flush()
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _sync_folder(path: Path) -> None:

@@ -15,10 +15,9 @@ from kd_ray.config.corpus import Labels, MixtureCorpus
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.train import DataWeightBy, DataWeightMode
 from kd_ray.corpus.packed import Members, PackedCorpus
+from kd_ray.corpus.source import ALONE
 from kd_ray.errors import CorpusError, RecipeError
 from kd_ray.training.weights import weigh
-
-ONLY_SOURCE = ""  # the name of the source of a corpus that is no mixture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,7 @@ def sampling_of(recipe: Recipe) -> Sampling:
     if isinstance(corpus, MixtureCorpus):
         scale_factors = {name: source.scale_factor for name, source in corpus.sources.items()}
     else:
-        scale_factors = {ONLY_SOURCE: 1.0}
+        scale_factors = {ALONE: 1.0}
     return Sampling(
         scale_factors=scale_factors,
         weight_mode=recipe.train.data_weight_mode,
@@ -56,7 +55,7 @@ def pinned_sources(
         RecipeError: weights by label, but no label may be used.
     """
     if sampling is None:
-        return (SourceSpans(name=ONLY_SOURCE, weight=1, spans=tuple(pinned), recurrence=None),)
+        return (SourceSpans(name=ALONE, weight=1, spans=tuple(pinned), recurrence=None),)
     shares = _shares(corpus, sampling.scale_factors)
     source_of = {shard.name: shard.source for shard in corpus.shards("train")}
     spans: dict[str, list[SnapshotSpan]] = {name: [] for name in shares}

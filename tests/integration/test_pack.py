@@ -18,7 +18,8 @@ from kd_ray.corpus.packing.scan import split_of
 from kd_ray.corpus.packing.write import WriteTask
 from kd_ray.errors import CorpusError
 from kd_ray.storage import LocalStorage
-from tests.support.corpus_files import encoded, folder, noise, png, shared, tree, write, write_classes
+from tests.support.corpus_files import encoded, folder, noise, png, tree, write, write_classes
+from tests.support.shared_data import shared_data
 
 PATHS = PathSplit(train="train", test="test")
 NOTES = ("scans/", "plans/")
@@ -149,9 +150,9 @@ class TestPacking:
     def test_cifar10_test_split(self, tmp_path):
         config = ParquetCorpus(
             kind="parquet",
-            uri=str(shared("cifar10")),
+            uri=str(shared_data("cifar10")),
             packed_uri=str(tmp_path / "packed"),
-            classes_uri=str(shared("cifar10", "classes.json")),
+            classes_uri=str(shared_data("cifar10/classes.json")),
             split=PathSplit(train=None, test="test.parquet"),
         )
         result = pack(config)

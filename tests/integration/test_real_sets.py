@@ -21,14 +21,15 @@ from kd_ray.corpus.images.masks import decode_mask
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
 from kd_ray.corpus.source import SPLITS
-from tests.support.corpus_files import shared, write
+from tests.support.corpus_files import write
+from tests.support.shared_data import shared_data
 
 Images = dict[str, tuple[str | None, bytes]]  # name: class, bytes
 
 
 def _cifar() -> Images:
-    table = pq.read_table(shared("cifar10", "test.parquet")).slice(0, 600)
-    classes = json.loads(shared("cifar10", "classes.json").read_bytes())
+    table = pq.read_table(shared_data("cifar10/test.parquet")).slice(0, 600)
+    classes = json.loads(shared_data("cifar10/classes.json").read_bytes())
     found = {}
     for row in table.to_pylist():
         image = row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
@@ -37,12 +38,12 @@ def _cifar() -> Images:
 
 
 def _camvid() -> Images:
-    folder = shared("camvid", "val", "images")
+    folder = shared_data("camvid/val/images")
     return {path.name: (None, path.read_bytes()) for path in sorted(folder.iterdir())}
 
 
 def _photos() -> Images:
-    folder = shared("photos", "exif_orientation")
+    folder = shared_data("photos/exif_orientation")
     return {path.name: (None, path.read_bytes()) for path in sorted(folder.glob("*.jp*g"))}
 
 
@@ -130,7 +131,7 @@ def test_four_kinds_of_source_give_the_same_samples(images_of: Callable[[], Imag
 
 
 def test_camvid_pairs_keep_their_masks(tmp_path: Path) -> None:
-    root = shared("camvid")
+    root = shared_data("camvid")
     section = {"kind": "segmentation", "uri": str(root)}
     settings = {"packed_uri": str(tmp_path / "packed"), "split": {"kind": "paths", "val": "val"}}
     result = pack(TypeAdapter(Corpus).validate_python({**section, **settings}))

@@ -6,20 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from kd_ray.config.corpus import FolderCorpus, HashSplit
-
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
-
-
-def shared(*parts: str) -> Path:
-    """A file or folder of the shared data; the test is skipped where it is absent."""
-    path = SHARED_DATA.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"{path} is absent: the shared images are not part of the project")
-    return path
 
 
 def noise(seed: int, *, height: int = 6, width: int = 5) -> np.ndarray:

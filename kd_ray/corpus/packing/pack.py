@@ -25,7 +25,7 @@ from kd_ray.corpus.format import (
 )
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.corpus.packing.findings import Findings, PartSize, gather
-from kd_ray.corpus.packing.history import finish, numbering, read_history
+from kd_ray.corpus.packing.history import History, finish, numbering, read_history
 from kd_ray.corpus.packing.plan import (
     Packed,
     PlannedShard,
@@ -219,7 +219,7 @@ def _pack(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, r
     finish(storage, packing, [shard for task in tasks for shard in task.shards], history)
     storage.remove(scan_folder(digest))
     storage.remove(plan_folder(digest))
-    return _result(storage, identity, packing, num_new=num_new, already_packed=False)
+    return _result(storage, identity, packing, read_history(storage), num_new=num_new, already_packed=False)
 
 
 def told(left_out: dict[str, int]) -> str:
@@ -372,17 +372,18 @@ def _write_plans(
 
 
 def _finished(storage: Storage, identity: Identity, config: Corpus, *, digest: str) -> PackResult | None:
-    packing = read_history(storage).find(digest)
+    history = read_history(storage)
+    packing = history.find(digest)
     if packing is None:
         return None
     _refuse_bad(packing, config)
-    return _result(storage, identity, packing, num_new=0, already_packed=True)
+    return _result(storage, identity, packing, history, num_new=0, already_packed=True)
 
 
 def _result(
-    storage: Storage, identity: Identity, packing: Packing, *, num_new: int, already_packed: bool
+    storage: Storage, identity: Identity, packing: Packing, history: History, *, num_new: int, already_packed: bool
 ) -> PackResult:
-    commits = [commit for each in read_history(storage).packings for commit in each.commits]
+    commits = [commit for each in history.packings for commit in each.commits]
     return PackResult(
         corpus_id=identity.corpus_id,
         num_packed=sum(sum(commit.rows_per_group) for commit in commits),

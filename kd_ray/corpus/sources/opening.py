@@ -14,7 +14,7 @@ from kd_ray.config.corpus import (
     Split,
     WebDatasetSection,
 )
-from kd_ray.corpus.source import Source
+from kd_ray.corpus.source import ALONE, Source
 from kd_ray.corpus.sources.digits import write_digits
 from kd_ray.corpus.sources.folder import open_folder
 from kd_ray.corpus.sources.listing import open_listing
@@ -23,8 +23,6 @@ from kd_ray.corpus.sources.segmentation import open_segmentation
 from kd_ray.corpus.sources.webdataset import open_webdataset
 from kd_ray.errors import CorpusError
 from kd_ray.storage import redacted
-
-ALONE = ""  # the name of a corpus's only source
 
 Section = FolderSection | ParquetSection | ListingSection | WebDatasetSection | SegmentationSection | DigitsSection
 

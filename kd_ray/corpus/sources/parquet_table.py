@@ -19,7 +19,7 @@ from kd_ray.corpus.sources.containers import BadInput, Labels
 from kd_ray.corpus.sources.files import SourceFiles
 from kd_ray.corpus.sources.image_paths import Unusable, read_images, resolve
 from kd_ray.corpus.sources.parquet_columns import Row, check_columns, columns, declared_names, paths_are_columns, rows
-from kd_ray.corpus.sources.ranges import RangeFile
+from kd_ray.corpus.sources.ranges import open_ranges
 
 # What pyarrow raises on files that are no Parquet, or damaged; a StorageError is an OSError, too, but no damage.
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -102,7 +102,7 @@ def opened(location: str, *, size_bytes: int, section: ParquetSection, files: So
         DAMAGE: the file is no Parquet, or damaged.
     """
     with (
-        RangeFile(files, location, size_bytes=size_bytes) as stored,
+        open_ranges(files, location, size_bytes=size_bytes) as stored,
         pq.ParquetFile(stored, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True) as file,
     ):
         check_columns(file.schema_arrow, section, where=files.where(location))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kd_ray.corpus.source import Reason
-from kd_ray.corpus.sources.ranges import RangeFile
+from kd_ray.storage.range_file import RangeFile
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 

@@ -35,9 +35,10 @@ from kd_ray.corpus.sources.containers import (
     unreachable,
 )
 from kd_ray.corpus.sources.files import SourceFiles
-from kd_ray.corpus.sources.ranges import RangeFile
+from kd_ray.corpus.sources.ranges import open_ranges
 from kd_ray.corpus.sources.tar import TarDamage, TarMember, walk
 from kd_ray.storage.base import canonical_json, digest_of_json
+from kd_ray.storage.range_file import RangeFile
 
 SUFFIX = ".tar"
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "gif", "webp", "bmp", "tiff", "tif", "img"})
@@ -113,7 +114,7 @@ class WebDatasetSource:
             yield Rejected(location=location, reason="empty", size_bytes=0)
             return
         try:
-            with RangeFile(self._files, location, size_bytes=size, read_ahead=READ_AHEAD_BYTES) as tar:
+            with open_ranges(self._files, location, size_bytes=size, read_ahead=READ_AHEAD_BYTES) as tar:
                 yield from self._samples(tar, location, walk(tar))
         except (FileNotFoundError, PermissionError) as error:
             yield unreachable(error, location, size)
@@ -130,7 +131,7 @@ class WebDatasetSource:
 
     def _fetch(self, location: str, window: Sequence[tuple[int, int]]) -> Iterator[Input]:
         """Samples near each other, in their order."""
-        with RangeFile(self._files, location, size_bytes=window[-1][1], read_ahead=READ_AHEAD_BYTES) as tar:
+        with open_ranges(self._files, location, size_bytes=window[-1][1], read_ahead=READ_AHEAD_BYTES) as tar:
             for start, stop in window:
                 try:
                     found = list(self._samples(tar, location, walk(tar, start=start, stop=stop)))

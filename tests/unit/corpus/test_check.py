@@ -10,8 +10,9 @@ from PIL import Image
 from kd_ray.corpus.images.check import check
 from kd_ray.corpus.images.decode import BadImage, decode
 from kd_ray.corpus.images.jpeg import SOS, segments
-from tests.support.corpus_files import encoded, noise, shared
+from tests.support.corpus_files import encoded, noise
 from tests.support.hostile import hostile_bytes
+from tests.support.shared_data import shared_data
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
 
@@ -122,11 +123,11 @@ class TestWholeFiles:
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_photographs_on_their_side_are_upright(self, orientation):
-        data = shared("photos", "exif_orientation").joinpath(f"Landscape_{orientation}.jpg").read_bytes()
+        data = shared_data("photos/exif_orientation").joinpath(f"Landscape_{orientation}.jpg").read_bytes()
         assert check(data) == decode(data).shape[:2]
 
     def test_a_camvid_photograph_costs_a_tenth_of_decoding_it(self):
-        data = next(shared("camvid", "test", "images").glob("*.jpg")).read_bytes()
+        data = next(shared_data("camvid/test/images").glob("*.jpg")).read_bytes()
         assert _fastest_s(check, data) < _fastest_s(decode, data) / 10
 
 

@@ -2,7 +2,7 @@
 
 import pickle
 import random
-from contextlib import suppress
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,9 +11,10 @@ from PIL import Image
 from kd_ray.corpus.images.decode import MAX_PIXELS, UPRIGHT, BadImage, decode, image_size_px
 from kd_ray.corpus.images.masks import decode_mask
 from kd_ray.errors import CorpusError
-from tests.support.corpus_files import encoded, noise, shared
+from tests.support.corpus_files import encoded, noise
 from tests.support.hostile import hostile_bytes
 from tests.support.image_bytes import png_bytes, png_chunk, tiff_bytes
+from tests.support.shared_data import shared_data
 
 
 def reason_of(data: bytes) -> str | None:
@@ -182,7 +183,7 @@ class TestMeaning:
             decode(encoded(Image.fromarray(np.ones((2, 2), dtype)), "TIFF"))
 
     def test_exif_photographs_look_alike(self):
-        photos = [path.read_bytes() for path in sorted(shared("photos", "exif_orientation").glob("*.jpg"))]
+        photos = [path.read_bytes() for path in sorted(shared_data("photos/exif_orientation").glob("*.jpg"))]
         assert len(photos) == 9
         first_HWC = decode(photos[0]).astype(int)
         for data in photos:
@@ -241,13 +242,20 @@ class TestHostileInput:
     def test_flipped_bytes_end_in_pixels_or_a_bad_image(self, image_format):
         rng = random.Random(image_format)
         data = encoded(noise(7, height=12, width=12), image_format)
+        endings = Counter()
         for _ in range(400):
             mutable = bytearray(data)
             for _ in range(rng.randint(1, 6)):
                 mutable[rng.randrange(min(len(mutable), 300))] = rng.randrange(256)
             for read in (decode, decode_mask, image_size_px):
-                with suppress(BadImage):
+                try:
                     read(bytes(mutable))
+                    endings[read, "read"] += 1
+                except BadImage:  # any other error fails the test
+                    endings[read, "refused"] += 1
+        assert endings[decode, "read"] + endings[decode, "refused"] == 400
+        assert endings[decode, "refused"] >= 20, "the damage was real"
+        assert endings[image_size_px, "read"] >= endings[decode, "read"], "a header says less than the whole"
 
     def test_a_message_has_no_address_in_memory(self):
         with pytest.raises(BadImage, match=r"^unreadable: .* its header cannot be read$"):

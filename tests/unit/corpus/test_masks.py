@@ -6,8 +6,9 @@ from PIL import Image
 
 from kd_ray.corpus.images.decode import BadImage
 from kd_ray.corpus.images.masks import check_mask, decode_mask
-from tests.support.corpus_files import encoded, noise, shared
+from tests.support.corpus_files import encoded, noise
 from tests.support.image_bytes import png_bytes, png_chunk, tiff_bytes
+from tests.support.shared_data import shared_data
 
 INDICES_HW = np.array([[0, 1, 2], [11, 254, 255]], np.uint8)
 AS_IT_IS = {"optimize": False}  # Pillow's GIF writer would number the colours anew
@@ -100,6 +101,6 @@ def test_a_checked_mask_has_the_size_of_the_decoded_one():
 
 
 def test_camvid_masks_hold_classes_0_to_11():
-    masks = [path.read_bytes() for path in sorted(shared("camvid", "val", "masks").iterdir())[:5]]
+    masks = [path.read_bytes() for path in sorted(shared_data("camvid/val/masks").iterdir())[:5]]
     assert {check_mask(data) for data in masks} == {(360, 480)}
     assert set().union(*(np.unique(decode_mask(data)).tolist() for data in masks)) <= set(range(12))

@@ -247,10 +247,13 @@ class TestRefusals:
             splits=np.full(len(found), split, np.int8),
         )
 
-    def test_equal_samples_pass(self) -> None:
+    def test_equal_samples_pass_and_nothing_is_left_to_pack(self) -> None:
         found, verdict = _judged(_image("x"), _image("y"))
-        refuse_changed_samples(found, verdict, self._packed(found), where="here")
-        refuse_equal_ids(found, verdict, self._packed(found), where="here")
+        packed = self._packed(found)
+        refuse_changed_samples(found, verdict, packed, where="here")
+        refuse_equal_ids(found, verdict, packed, where="here")
+        assert _shards(found, verdict, packed=packed) == []
+        assert _shards(found, verdict) != []
 
     def test_another_label_is_named(self) -> None:
         found, verdict = _judged(_image("x"))

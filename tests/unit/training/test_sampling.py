@@ -12,8 +12,9 @@ from kd_ray.cache.plan import spans_of
 from kd_ray.config.corpus import AllLabels, Labels, LabelsPerClass, NoLabels
 from kd_ray.config.load import load_recipe
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.corpus.source import ALONE
 from kd_ray.errors import CorpusError, RecipeError
-from kd_ray.training.sampling import ONLY_SOURCE, Sampling, sampling_of
+from kd_ray.training.sampling import Sampling, sampling_of
 from kd_ray.training.snapshot import full_order, labelled_order
 from tests.support.recipes import VALID, write
 from tests.support.tiny_world import mixed
@@ -25,7 +26,7 @@ MIXTURE = (
 
 
 def sampling(**changes: object) -> Sampling:
-    plain = Sampling(scale_factors={ONLY_SOURCE: 1.0}, weight_mode="none", weight_by="label", labels=AllLabels())
+    plain = Sampling(scale_factors={ALONE: 1.0}, weight_mode="none", weight_by="label", labels=AllLabels())
     return replace(plain, **changes)
 
 
