@@ -73,8 +73,8 @@ def read_overrides(uri: str, *, classes: Sequence[str]) -> Overrides:
     _check_columns(table, uri)
     if table.column(KEY).null_count:
         raise CorpusError(f"{uri}: {table.column(KEY).null_count} rows have no {KEY}. Give each row one.")
-    table = table.sort_by(KEY)
-    sample_ids = table.column(KEY).to_numpy().astype(np.uint64)
+    table = _cast(table, uri).sort_by(KEY)
+    sample_ids = np.array(table.column(KEY).to_numpy(), np.uint64)
     twice = sample_ids[1:][sample_ids[1:] == sample_ids[:-1]]
     if len(twice):
         raise CorpusError(f"{uri}: sample_id {twice[0]} is there twice. Give each sample one row.")
@@ -92,12 +92,27 @@ def _check_columns(table: Any, uri: str) -> None:
             f"{uri}: has the columns {', '.join(names)}, expected {KEY} and any of {', '.join(COLUMNS)}. "
             "Correct the table."
         )
-    for name in names:
-        kind, wanted = table.schema.field(name).type, SHARD_SCHEMA.field(name).type
-        if name == LABEL and (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            continue
-        if kind != wanted:
-            raise CorpusError(f"{uri}: column {name} holds {kind}, expected {wanted}. Correct the table.")
+
+
+def _cast(table: Any, uri: str) -> Any:
+    """The columns in the types of a shard, whatever equal types their writer has chosen."""
+    for place, name in enumerate(table.column_names):
+        found, wanted = table.schema.field(name).type, SHARD_SCHEMA.field(name).type
+        if name == LABEL:
+            wanted = pa.string() if _is_text(found) else pa.int64()
+        problem = f"{uri}: column {name} holds {found}, expected {wanted}"
+        if wanted == pa.string() and not _is_text(found):  # a cast would write numbers as text
+            raise CorpusError(f"{problem}. Correct the table.")
+        try:
+            table = table.set_column(place, name, table.column(name).cast(wanted))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise CorpusError(f"{problem} ({error}). Correct the table.") from error
+    return table
+
+
+def _is_text(kind: Any) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
 
 
 def _index(label: int | str | None, classes: Sequence[str], uri: str) -> int | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -129,13 +130,16 @@ class PackedCorpus:
         """Class names by label; empty without labels."""
         return self.identity.classes
 
-    def shards(self, split: SplitName) -> list[Shard]:
-        """The shards of `split`, sorted by name."""
+    def all_shards(self) -> list[Shard]:
+        """The shards of all splits, sorted by name."""
         return [
             Shard(name=commit.shard, source=commit.source, split=commit.split, rows_per_group=commit.rows_per_group)
             for commit in self.commits
-            if commit.split == split
         ]
+
+    def shards(self, split: SplitName) -> list[Shard]:
+        """The shards of `split`, sorted by name."""
+        return [shard for shard in self.all_shards() if shard.split == split]
 
     def num_samples(self, split: SplitName) -> int:
         """How many samples `split` has."""
@@ -175,18 +179,26 @@ class PackedCorpus:
         Raises:
             ShardCorrupt: as `read_rows`.
         """
-        commits = [commit for commit in self.commits if commit.split == split]
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            read = pool.map(lambda commit: _members(self._read(commit, MEMBER_COLUMNS, keep=False)), commits)
+            read = pool.map(lambda shard: self.shard_members(shard.name), self.shards(split))
             parts = [_NO_MEMBERS, *read]
-        ids = np.concatenate([part.sample_ids for part in parts])
-        labels = np.concatenate([part.labels for part in parts])
         return Members(
-            sample_ids=ids,
-            labels=labels if self.overrides is None else self.overrides.labels(ids, labels),
+            sample_ids=np.concatenate([part.sample_ids for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
             sha256=np.concatenate([part.sha256 for part in parts]),
             copies=np.concatenate([part.copies for part in parts]),
         )
+
+    def shard_members(self, shard_name: str) -> Members:
+        """Those of one shard.
+
+        Raises:
+            ShardCorrupt: as `read_rows`.
+        """
+        members = _members(self._read(self._commit(shard_name), MEMBER_COLUMNS, keep=False))
+        if self.overrides is None:
+            return members
+        return replace(members, labels=self.overrides.labels(members.sample_ids, members.labels))
 
     def labelled_ids(self, split: SplitName, labels: Labels) -> NDArray[np.uint64]:
         """Sorted sample ids of `split` whose label may be used; a function of content alone, whatever the packing.
@@ -224,10 +236,11 @@ class PackedCorpus:
         return np.sort(np.concatenate(chosen))
 
     def _commit(self, shard_name: str) -> Commit:
-        found = [commit for commit in self.commits if commit.shard == shard_name]
-        if not found:
+        # sorted by name: a search through all would cost as much as reading for a corpus of many shards
+        at = bisect_left(self.commits, shard_name, key=lambda commit: commit.shard)
+        if at == len(self.commits) or self.commits[at].shard != shard_name:
             raise CorpusError(f"{self.uri}: no shard {shard_name!r} was committed when the corpus was opened.")
-        return found[0]
+        return self.commits[at]
 
     def _keep(self, shard_name: str, metadata: Any) -> None:
         """Keep a footer for the next row groups of its shard; each takes 200 kB, so only the latest stay."""
@@ -334,8 +347,10 @@ def _read_metadata(storage: Storage, commit: Commit) -> Any:
     if hashlib.sha256(footer).hexdigest() != commit.footer_sha256:
         raise _corrupt(storage.uri, commit, "the Parquet footer differs from the committed one")
     metadata = pq.read_metadata(io.BytesIO(footer))
-    if not metadata.schema.to_arrow_schema().equals(SHARD_SCHEMA):
-        raise _corrupt(storage.uri, commit, f"columns {metadata.schema.names}, expected {SHARD_SCHEMA.names}")
+    # not metadata.schema, which refers back to it: 200 kB a footer would stay until the garbage collector runs
+    with pq.ParquetFile(io.BytesIO(footer), metadata=metadata) as file:
+        if not file.schema_arrow.equals(SHARD_SCHEMA):
+            raise _corrupt(storage.uri, commit, f"columns {file.schema_arrow.names}, expected {SHARD_SCHEMA.names}")
     return metadata
 
 

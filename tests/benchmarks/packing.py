@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -39,6 +39,7 @@ from kd_ray.corpus.packing.pack import Listed, PackResult, list_sources, pack_li
 from kd_ray.engine.session import RaySession
 
 ROUNDS = 5
+NUM_APPENDED = 20
 OUT = Path("out/bench")
 SPLIT = {"kind": "hash", "test_fraction": 0.01}
 
@@ -106,25 +107,34 @@ def speed(images: Path | None, *, num_files: int) -> None:
 
 
 def memory(sizes: Sequence[int]) -> None:
-    """Peak memory of the driver and of the greatest worker at two sizes."""
-    found = {}
+    """Peak memory of the driver and of the greatest worker at two sizes, packing and then appending a few samples."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="kd-", dir="/tmp") as name:
-            _write_tiny_pngs(Path(name) / "images", size)
-            command = [sys.executable, "-m", "tests.benchmarks.packing", "memory", "--measure", name]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[size] = json.loads(done.stdout.splitlines()[-1])
-    small, large = sizes
-    growth = (found[large]["driver_kib"] - found[small]["driver_kib"]) * 1024 / (large - small)
+            images = Path(name) / "images"
+            for work, numbers in (("pack", range(size)), ("append", range(size, size + NUM_APPENDED))):
+                _write_tiny_pngs(images, numbers)
+                command = [sys.executable, "-m", "tests.benchmarks.packing", "memory", "--measure", name]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found[work, size] = json.loads(done.stdout.splitlines()[-1])
     table = Table(title="peak memory of packing tiny PNGs, MiB")
-    for column in ("samples", "driver", "greatest worker", "seconds"):
+    for column in ("", "samples", "driver", "greatest worker", "seconds"):
         table.add_column(column, justify="right")
-    for size, row in found.items():
+    for (work, size), row in found.items():
         driver, worker = row["driver_kib"] / 1024, row["worker_kib"] / 1024
-        table.add_row(f"{size:,}", f"{driver:,.0f}", f"{worker:,.0f}", f"{row['seconds']:.1f}")
+        table.add_row(work, f"{size:,}", f"{driver:,.0f}", f"{worker:,.0f}", f"{row['seconds']:.1f}")
     Console().print(table)
-    Console().print(f"the driver grows by {growth:.0f} bytes a sample", highlight=False)
-    _write_json("packing_memory", {"sizes": {str(size): row for size, row in found.items()}, "bytes_a_sample": growth})
+    small, large = sizes
+    growth = {
+        work: (found[work, large]["driver_kib"] - found[work, small]["driver_kib"]) * 1024 / (large - small)
+        for work in ("pack", "append")
+    }
+    Console().print(
+        f"the driver grows by {growth['pack']:.0f} bytes a sample to pack, {growth['append']:.0f} to append",
+        highlight=False,
+    )
+    measured = {f"{work} {size}": row for (work, size), row in found.items()}
+    _write_json("packing_memory", {"measured": measured, "bytes_a_sample": growth})
 
 
 def opening(num_samples: int) -> None:
@@ -266,11 +276,10 @@ def _tiny_png(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def _write_tiny_pngs(folder: Path, count: int) -> None:
-    for number in range(count):
+def _write_tiny_pngs(folder: Path, numbers: Iterable[int]) -> None:
+    for number in numbers:
         path = folder / f"class{number % 10}" / f"{number:07d}.png"
-        if number < 10:
-            path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_tiny_png(number))
 
 

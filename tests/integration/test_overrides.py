@@ -11,6 +11,7 @@ import pytest
 
 from kd_ray.config.corpus import AllLabels, LabelsPerClass
 from kd_ray.corpus.format import SHARD_SCHEMA
+from kd_ray.corpus.overrides import read_overrides
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
 from kd_ray.errors import CorpusError
@@ -118,6 +119,33 @@ class TestRefusals:
     def test_other_columns(self, packed: PackedCorpus, tmp_path: Path, columns: dict[str, list[Any]]) -> None:
         pq.write_table(pa.table(columns), tmp_path / "t.parquet")
         assert "expected sample_id and any of label" in self._refused(packed, tmp_path / "t.parquet")
+
+    @pytest.mark.parametrize(
+        ("key", "label", "caption"),
+        [
+            (pa.int64(), pa.int8(), pa.large_string()),
+            (pa.uint64(), pa.float64(), pa.string_view()),
+            (pa.uint64(), pa.int64(), pa.dictionary(pa.int32(), pa.string())),
+        ],
+        ids=str,
+    )
+    def test_equal_types_of_other_writers_pass(
+        self, packed: PackedCorpus, tmp_path: Path, key: Any, label: Any, caption: Any
+    ) -> None:
+        columns = {
+            "sample_id": pa.array([7], key),
+            "label": pa.array([1], label),
+            "caption": pa.array(["a"]).cast(caption),
+        }
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+        overrides = read_overrides(str(tmp_path / "t.parquet"), classes=["no", "yes"])
+        assert overrides.labels(np.array([7], np.uint64), np.array([0], np.int32)).tolist() == [1]
+        assert overrides.values("caption", np.array([7], np.uint64), [None]) == ["a"]
+
+    def test_a_fraction_is_no_label(self, packed: PackedCorpus, tmp_path: Path) -> None:
+        columns = {"sample_id": pa.array([1], pa.uint64()), "label": [0.5]}
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+        assert "label holds double, expected int64" in self._refused(packed, tmp_path / "t.parquet")
 
     def test_a_column_of_another_type(self, packed: PackedCorpus, tmp_path: Path) -> None:
         columns = {"sample_id": pa.array([1], pa.uint64()), "caption": [3.5]}

@@ -135,8 +135,9 @@ class Text:
     """Many strings in one buffer of a known size."""
 
     def __init__(self, num_rows: int, num_bytes: int) -> None:
+        self._type = pa.string() if num_bytes <= np.iinfo(np.int32).max else pa.large_string()
         self._data = np.empty(num_bytes, np.uint8)
-        self._offsets = np.zeros(num_rows + 1, np.int64)
+        self._offsets = np.zeros(num_rows + 1, np.int32 if self._type == pa.string() else np.int64)
         self._num_rows = 0
 
     def append(self, column: Any) -> None:
@@ -149,13 +150,14 @@ class Text:
             if size:
                 source = np.frombuffer(chunk.buffers()[2], np.uint8)
                 self._data[start : start + size] = source[offsets[0] : offsets[-1]]
-            self._offsets[self._num_rows + 1 : self._num_rows + len(chunk) + 1] = offsets[1:] - offsets[0] + start
+            if start + size:  # while all are empty the offsets stay untouched, and take no memory
+                self._offsets[self._num_rows + 1 : self._num_rows + len(chunk) + 1] = offsets[1:] - offsets[0] + start
             self._num_rows += len(chunk)
 
     def array(self) -> Any:
         """All strings as an Arrow array over the same memory."""
         buffers = [None, pa.py_buffer(self._offsets), pa.py_buffer(self._data)]
-        return pa.Array.from_buffers(pa.large_string(), self._num_rows, buffers)
+        return pa.Array.from_buffers(self._type, self._num_rows, buffers)
 
     def __getitem__(self, row: int) -> str:
         return bytes(self._data[self._offsets[row] : self._offsets[row + 1]]).decode()
@@ -194,8 +196,7 @@ class Findings:
     @property
     def sample_ids(self) -> NDArray[np.uint64]:
         """The first 64 bits of each content hash [N]."""
-        first = np.ascontiguousarray(self.sha256[:, :8]).view(">u8")[:, 0]
-        return first.astype(np.uint64)
+        return self.sha256.view(">u8")[:, 0].astype(np.uint64)
 
 
 def gather(parts: Iterable[tuple[int, bytes]], sizes: Sequence[PartSize]) -> Findings:
@@ -208,8 +209,11 @@ def gather(parts: Iterable[tuple[int, bytes]], sizes: Sequence[PartSize]) -> Fin
         run_numbers: dict[int, int] = {}
         for table in _batches(data):
             stop = row + table.num_rows
-            for name in ("split", "reason", "annotations", "crc32c", "size_bytes", "height", "width"):
+            for name in ("split", "reason", "crc32c", "size_bytes", "height", "width"):
                 getattr(found, name)[row:stop] = table.column(name).to_numpy()
+            annotations = table.column("annotations").to_numpy()
+            if annotations.any():
+                found.annotations[row:stop] = annotations
             hashes = b"".join(table.column("sha256").to_pylist())
             found.sha256[row:stop] = np.frombuffer(hashes, np.uint8).reshape(-1, 32)
             runs, inverse = np.unique(table.column("run").to_numpy(), return_inverse=True)
@@ -235,7 +239,7 @@ def _empty(num_rows: int, sizes: Sequence[PartSize]) -> Findings:
         reason=np.empty(num_rows, np.int8),
         label=np.empty(num_rows, np.int32),
         label_names=(),
-        annotations=np.empty(num_rows, np.uint64),
+        annotations=np.zeros(num_rows, np.uint64),  # takes no memory before it is written to
         sha256=np.empty((num_rows, 32), np.uint8),
         crc32c=np.empty(num_rows, np.uint32),
         size_bytes=np.empty(num_rows, np.int64),

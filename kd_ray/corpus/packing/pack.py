@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-import numpy as np
-
 from kd_ray.config.corpus import Corpus
 from kd_ray.corpus.format import (
     CORPUS_NAME,
@@ -23,11 +21,11 @@ from kd_ray.corpus.format import (
     read_identity,
     scan_folder,
 )
-from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.corpus.packed import Members, PackedCorpus
 from kd_ray.corpus.packing.findings import Findings, PartSize, gather
 from kd_ray.corpus.packing.history import History, finish, numbering, read_history
+from kd_ray.corpus.packing.known import find_known
 from kd_ray.corpus.packing.plan import (
-    Packed,
     PlannedShard,
     Verdict,
     class_list,
@@ -41,13 +39,12 @@ from kd_ray.corpus.packing.refusals import (
     refuse_bad,
     refuse_changed_samples,
     refuse_changed_settings,
-    refuse_equal_ids,
     refuse_reordered_classes,
 )
 from kd_ray.corpus.packing.scan import Scanner, ScanTask, part_object
 from kd_ray.corpus.packing.shard import ShardRef, encode_plan
 from kd_ray.corpus.packing.write import ShardWriter, WriteTask, plan_object
-from kd_ray.corpus.source import SPLITS
+from kd_ray.corpus.source import SplitName
 from kd_ray.corpus.sources.files import read_ahead
 from kd_ray.corpus.sources.opening import NamedSource, description, open_sources
 from kd_ray.errors import CorpusError
@@ -56,7 +53,7 @@ from kd_ray.storage import Storage, digest_of_json, join, open_storage, redacted
 T = TypeVar("T")
 R = TypeVar("R")
 Report = Callable[[int, int], None]
-NUM_WRITERS = 4
+NUM_DRIVER_THREADS = 4  # each more costs the driver some MiB of memory
 
 
 class Mapper(Protocol):
@@ -180,18 +177,18 @@ def _pack(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, r
     write_quarantine(storage, findings, verdict, listing_digest=digest, sources=names)
     packing = _packing(findings, verdict, digest, classes=classes)
     _refuse_bad(packing, config)
-    packed = _packed(None if identity is None else history.corpus(storage, identity))
-    refuse_changed_samples(findings, verdict, packed, where=config.packed_uri)
-    refuse_equal_ids(findings, verdict, packed, where=config.packed_uri)
+    packed = () if identity is None else _packed(history.corpus(storage, identity))
+    known = find_known(findings, verdict, packed, where=config.packed_uri)
+    refuse_changed_samples(findings, verdict, known, where=config.packed_uri)
     planned = plan_shards(
         findings,
         verdict,
         settings=settings,
-        packed=packed,
+        is_packed=known.is_packed,
         next_index=numbering(storage, plan_folder(digest), history, listing_digest=digest),
         is_sequential=[source.is_sequential for source in sources],
     )
-    if not planned and not len(packed.sample_ids):
+    if not planned and not history.packings:
         raise CorpusError(
             f"{', '.join(redacted(source.uri) for source in sources)}: none of the {len(findings):,} inputs can be "
             f"used: {told(packing.left_out)}. Check corpus.uri."
@@ -204,7 +201,7 @@ def _pack(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, r
         )
     num_new = sum(len(shard.rows) for shard in planned)
     tasks = _write_plans(storage, planned, findings, verdict, listed=listed)
-    del findings, verdict, planned, packed
+    del findings, verdict, planned, known
     writer = ShardWriter(
         sources=sources,
         storage_uri=config.packed_uri,
@@ -264,7 +261,9 @@ def _scan(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, p
 def _gather(storage: Storage, listed: Listed, sizes: Sequence[PartSize]) -> Findings:
     folder = scan_folder(listed.digest)
 
-    parts = read_ahead(lambda size: storage.read(part_object(folder, size.index)), sizes)
+    parts = read_ahead(
+        lambda size: storage.read(part_object(folder, size.index)), sizes, num_readers=NUM_DRIVER_THREADS
+    )
     return gather(((listed.tasks[size.index].source, data) for size, data in parts), sizes)
 
 
@@ -309,24 +308,13 @@ def _settings(config: Corpus) -> Settings:
     )
 
 
-def _packed(before: PackedCorpus | None) -> Packed:
-    if before is None:
-        return Packed(
-            sample_ids=np.empty(0, np.uint64),
-            sha256=np.empty((0, 32), np.uint8),
-            labels=np.empty(0, np.int32),
-            splits=np.empty(0, np.int8),
-        )
-    members = [before.members(split) for split in SPLITS]
-    ids = np.concatenate([each.sample_ids for each in members])
-    order = np.argsort(ids, kind="stable")
-    splits = [np.full(len(each.sample_ids), number, np.int8) for number, each in enumerate(members)]
-    return Packed(
-        sample_ids=ids[order],
-        sha256=np.concatenate([each.sha256 for each in members])[order],
-        labels=np.concatenate([each.labels for each in members])[order],
-        splits=np.concatenate(splits)[order],
-    )
+def _packed(corpus: PackedCorpus) -> Iterator[tuple[SplitName, Members]]:
+    """All packed samples, a shard at a time."""
+    shards = corpus.all_shards()
+    for shard, members in read_ahead(
+        lambda shard: corpus.shard_members(shard.name), shards, num_readers=NUM_DRIVER_THREADS
+    ):
+        yield shard.split, members
 
 
 def _create_identity(storage: Storage, identity: Identity, *, where: str) -> Identity:
@@ -347,7 +335,7 @@ def _write_plans(
     storage: Storage, shards: Sequence[PlannedShard], findings: Findings, verdict: Verdict, *, listed: Listed
 ) -> list[WriteTask]:
     folder = plan_folder(listed.digest)
-    with ThreadPoolExecutor(NUM_WRITERS) as pool:  # each waits for the disk, or for the server
+    with ThreadPoolExecutor(NUM_DRIVER_THREADS) as pool:  # each waits for the disk, or for the server
         for _ in pool.map(
             lambda shard: storage.write(plan_object(folder, shard.name), encode_plan(shard, findings, verdict)), shards
         ):

@@ -25,16 +25,6 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
-    """What the corpus has already, sorted by sample id: labels are -1 for none, `splits` index SPLITS; each [N]."""
-
-    sample_ids: NDArray[np.uint64]
-    sha256: NDArray[np.uint8]
-    labels: NDArray[np.int32]
-    splits: NDArray[np.int8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What becomes of every input: parallel arrays [N] over the findings.
 
@@ -196,10 +186,17 @@ def order_keys(findings: Findings, rows: Rows, *, seed: int) -> NDArray[np.uint6
     """Sorting by these gives a pseudo-random order that depends on seed and content alone."""
     key = str(seed).encode()[:64]
     keys = np.empty(len(rows), np.uint64)
-    for i, row in enumerate(rows.tolist()):
+    for i, row in enumerate(rows):  # not its list, whose numbers would take 40 bytes each
         digest = hashlib.blake2b(findings.sha256[row].tobytes(), key=key, digest_size=16).digest()
         keys[i] = int.from_bytes(digest[:8], "big")
     return keys
+
+
+def _order(findings: Findings, rows: Rows, *, seed: int, is_sequential: bool) -> Rows:
+    keys = order_keys(findings, rows, seed=seed)
+    if not is_sequential:
+        return np.argsort(keys, kind="stable")
+    return np.lexsort((keys, _chunks(findings, rows, seed=seed)))
 
 
 def plan_shards(
@@ -207,23 +204,22 @@ def plan_shards(
     verdict: Verdict,
     *,
     settings: Settings,
-    packed: Packed,
+    is_packed: NDArray[np.bool_],
     next_index: Mapping[SplitName, int],
     is_sequential: Sequence[bool],
 ) -> list[PlannedShard]:
     """Cut the samples that are not packed yet into shards, source by source and split by split.
 
-    `next_index` is the number of the first new shard of each split; `is_sequential` says of each source whether its
-    order goes by runs first.
+    `is_packed` [N] marks those that are; `next_index` is the number of the first new shard of each split;
+    `is_sequential` says of each source whether its order goes by runs first.
     """
-    new = np.flatnonzero(verdict.kept & ~np.isin(findings.sample_ids, packed.sample_ids))
+    is_new = verdict.kept & ~is_packed
     numbers = dict(next_index)
     shards: list[PlannedShard] = []
     for source, sequential in enumerate(is_sequential):
-        of_source = new[findings.source[new] == source]
-        chunks = _chunks(findings, of_source, seed=settings.seed) if sequential else np.zeros(len(of_source), np.int32)
-        keys = order_keys(findings, of_source, seed=settings.seed)
-        ordered = of_source[np.lexsort((keys, chunks))]
+        of_source = np.flatnonzero(is_new & (findings.source == source))
+        ordered = of_source[_order(findings, of_source, seed=settings.seed, is_sequential=sequential)]
+        del of_source
         for split in SPLITS:
             rows = ordered[findings.split[ordered] == SPLITS.index(split)]
             for chosen in _cut(rows, findings.size_bytes[rows], settings=settings):

@@ -6,7 +6,8 @@ import numpy as np
 
 from kd_ray.corpus.format import Identity, Settings
 from kd_ray.corpus.packing.findings import NO_NAME, Findings
-from kd_ray.corpus.packing.plan import Packed, Verdict
+from kd_ray.corpus.packing.known import Known
+from kd_ray.corpus.packing.plan import Verdict
 from kd_ray.corpus.packing.text import shortened
 from kd_ray.corpus.source import SPLITS
 from kd_ray.errors import CorpusError
@@ -39,44 +40,24 @@ def _refuse_changed(name: str, old: object, new: object, *, where: str) -> None:
         )
 
 
-def refuse_changed_samples(findings: Findings, verdict: Verdict, packed: Packed, *, where: str) -> None:
+def refuse_changed_samples(findings: Findings, verdict: Verdict, known: Known, *, where: str) -> None:
     """Raise CorpusError where the source now says something else of a sample that is packed already.
 
     Copies that now disagree with each other are in quarantine, and the packed sample stays as it is.
     """
-    if not len(packed.sample_ids):
-        return
-    ids = findings.sample_ids
-    place = np.minimum(np.searchsorted(packed.sample_ids, ids), len(packed.sample_ids) - 1)
-    known = (packed.sample_ids[place] == ids) & (findings.sha256[:, 0] == packed.sha256[place, 0])
-    relabelled = known & verdict.kept & (verdict.label != packed.labels[place])
-    moved = known & verdict.kept & (findings.split != packed.splits[place])
-    changed = np.flatnonzero(relabelled | moved)
+    relabelled = known.is_packed & (verdict.label != known.label)
+    changed = np.flatnonzero(relabelled | (known.is_packed & (findings.split != known.split)))
     if not len(changed):
         return
     row = int(changed[0])
     if relabelled[row]:
-        told = f"has label {_label(verdict.label[row])}, packed with label {_label(packed.labels[place[row]])}"
+        told = f"has label {_label(verdict.label[row])}, packed with label {_label(known.label[row])}"
     else:
-        told = f"is in {SPLITS[findings.split[row]]}, packed in {SPLITS[packed.splits[place[row]]]}"
+        told = f"is in {SPLITS[findings.split[row]]}, packed in {SPLITS[known.split[row]]}"
     raise CorpusError(
         f"{where}: {len(changed)} packed samples have changed in the source; the first: {findings.where(row)} {told}. "
         f"A corpus only grows: restore what was packed, give new labels by corpus.overrides_uri, or {NEW_URI}."
     )
-
-
-def refuse_equal_ids(findings: Findings, verdict: Verdict, packed: Packed, *, where: str) -> None:
-    """Raise CorpusError where a new image has the sample id of another one that is packed."""
-    if not len(packed.sample_ids):
-        return
-    ids = findings.sample_ids
-    place = np.minimum(np.searchsorted(packed.sample_ids, ids), len(packed.sample_ids) - 1)
-    equal = np.flatnonzero(verdict.kept & (packed.sample_ids[place] == ids))
-    for row in equal[np.any(findings.sha256[equal] != packed.sha256[place[equal]], axis=1)].tolist():
-        raise CorpusError(
-            f"{where}: {findings.where(row)} shares a sample_id with another image that is packed (SHA-256 "
-            f"{findings.sha256[row].tobytes().hex()}). Remove it from the source."
-        )
 
 
 def refuse_bad(

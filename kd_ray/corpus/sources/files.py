@@ -25,7 +25,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 NUM_READERS = 16
-NUM_READ_AHEAD = 32
 
 
 @dataclass(frozen=True)
@@ -180,13 +179,13 @@ def beside(uri: str, access: Access) -> SourceFiles:
     return SourceFiles(uri, access if uri.startswith(S3) else Access())
 
 
-def read_ahead(read: Callable[[T], R], wanted: Iterable[T]) -> Iterator[tuple[T, R]]:
+def read_ahead(read: Callable[[T], R], wanted: Iterable[T], *, num_readers: int = NUM_READERS) -> Iterator[tuple[T, R]]:
     """What `read` gives for each in the order wanted, by threads that are a little ahead."""
     waiting: deque[tuple[T, Future[R]]] = deque()
-    with ThreadPoolExecutor(NUM_READERS) as pool:
+    with ThreadPoolExecutor(num_readers) as pool:
         for each in wanted:
             waiting.append((each, pool.submit(read, each)))
-            if len(waiting) == NUM_READ_AHEAD:
+            if len(waiting) == 2 * num_readers:
                 first, data = waiting.popleft()
                 yield first, data.result()
         while waiting:

@@ -3,15 +3,19 @@
 import hashlib
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from kd_ray.corpus.format import Identity, Settings
+from kd_ray.corpus.packed import Members
 from kd_ray.corpus.packing import plan
 from kd_ray.corpus.packing.findings import ACCEPTED, REASONS, Finding, Findings, gather, write_part
-from kd_ray.corpus.packing.plan import Packed, Verdict, class_list, group_for_writing, judge, label_indices, plan_shards
-from kd_ray.corpus.packing.refusals import refuse_bad, refuse_changed_samples, refuse_changed_settings, refuse_equal_ids
+from kd_ray.corpus.packing.known import find_known
+from kd_ray.corpus.packing.plan import Verdict, class_list, group_for_writing, judge, label_indices, plan_shards
+from kd_ray.corpus.packing.refusals import refuse_bad, refuse_changed_samples, refuse_changed_settings
 from kd_ray.corpus.source import SplitName
 from kd_ray.errors import CorpusError
 from kd_ray.storage import LocalStorage
@@ -25,12 +29,6 @@ SETTINGS = Settings(
     native_resolution_filter={},
     reencode=None,
     label_map={},
-)
-NOTHING = Packed(
-    sample_ids=np.empty(0, np.uint64),
-    sha256=np.empty((0, 32), np.uint8),
-    labels=np.empty(0, np.int32),
-    splits=np.empty(0, np.int8),
 )
 
 
@@ -155,7 +153,7 @@ class TestCopies:
 def _shards(found: Findings, verdict: Verdict, **changes: object) -> list[plan.PlannedShard]:
     arguments: dict[str, object] = {
         "settings": SETTINGS,
-        "packed": NOTHING,
+        "is_packed": np.zeros(len(found), np.bool_),
         "next_index": {},
         "is_sequential": [False] * 4,
     }
@@ -206,14 +204,8 @@ class TestOrder:
 
     def test_what_is_packed_already_is_not_planned_again_and_numbers_go_on(self) -> None:
         found, verdict = _judged(*(_image(str(i)) for i in range(6)))
-        old = found.sample_ids[[1, 3]]
-        packed = Packed(
-            sample_ids=np.sort(old),
-            sha256=np.zeros((2, 32), np.uint8),
-            labels=np.zeros(2, np.int32),
-            splits=np.zeros(2, np.int8),
-        )
-        shards = _shards(found, verdict, packed=packed, next_index={"train": 5})
+        is_packed = np.isin(np.arange(6), [1, 3])
+        shards = _shards(found, verdict, is_packed=is_packed, next_index={"train": 5})
         assert shards[0].name == "train-00005"
         assert sorted(row for shard in shards for row in shard.rows.tolist()) == [0, 2, 4, 5]
 
@@ -237,46 +229,71 @@ class TestOrder:
         assert _names(_shards(found, verdict, is_sequential=[True]), found) == _names(_shards(found, verdict), found)
 
 
-class TestRefusals:
-    def _packed(self, found: Findings, *, label: int = 0, split: int = 0) -> Packed:
-        order = np.argsort(found.sample_ids)
-        return Packed(
-            sample_ids=found.sample_ids[order],
-            sha256=found.sha256[order],
-            labels=np.full(len(found), label, np.int32),
-            splits=np.full(len(found), split, np.int8),
-        )
+def _members(found: Findings, *, label: int = 0) -> Members:
+    return Members(
+        sample_ids=found.sample_ids,
+        labels=np.full(len(found), label, np.int32),
+        sha256=found.sha256.copy(),
+        copies=np.ones(len(found), np.int32),
+    )
+
+
+class TestKnownSamples:
+    def _refuse(self, *findings: Finding, label: int = 0, split: SplitName = "train") -> None:
+        found, verdict = _judged(*findings)
+        known = find_known(found, verdict, [(split, _members(found, label=label))], where="here")
+        refuse_changed_samples(found, verdict, known, where="here")
 
     def test_equal_samples_pass_and_nothing_is_left_to_pack(self) -> None:
         found, verdict = _judged(_image("x"), _image("y"))
-        packed = self._packed(found)
-        refuse_changed_samples(found, verdict, packed, where="here")
-        refuse_equal_ids(found, verdict, packed, where="here")
-        assert _shards(found, verdict, packed=packed) == []
+        known = find_known(found, verdict, [("train", _members(found))], where="here")
+        refuse_changed_samples(found, verdict, known, where="here")
+        assert _shards(found, verdict, is_packed=known.is_packed) == []
         assert _shards(found, verdict) != []
 
+    def test_each_shard_is_looked_up_by_itself_and_others_stay_unknown(self) -> None:
+        found, verdict = _judged(*(_image(str(i), split="test" if i == 4 else "train") for i in range(6)))
+        there = _members(found)
+        pieces = [("test", [4]), ("train", [2, 0]), ("train", [])]
+        members = [(split, Members(**{name: value[rows] for name, value in _fields(there)})) for split, rows in pieces]
+        gone = _members(_judged(_image("gone"), _image("gone too"))[0])
+        known = find_known(found, verdict, [*members, ("val", gone)], where="here")
+        assert known.is_packed.tolist() == [True, False, True, False, True, False]
+        assert known.split[[0, 2, 4]].tolist() == [0, 0, 2]
+        refuse_changed_samples(found, verdict, known, where="here")
+
+    def test_nothing_is_known_where_nothing_is_kept(self) -> None:
+        found, verdict = _judged(_image("x"), _image("x", label="b"))
+        known = find_known(found, verdict, [("train", _members(found))], where="here")
+        assert not known.is_packed.any()
+
     def test_another_label_is_named(self) -> None:
-        found, verdict = _judged(_image("x"))
         with pytest.raises(CorpusError, match=r"x\.png has label 0, packed with label 7.*overrides_uri"):
-            refuse_changed_samples(found, verdict, self._packed(found, label=7), where="here")
+            self._refuse(_image("x"), label=7)
 
     def test_another_split_is_named(self) -> None:
-        found, verdict = _judged(_image("x", split="test"))
         with pytest.raises(CorpusError, match=r"x\.png is in test, packed in train"):
-            refuse_changed_samples(found, verdict, self._packed(found), where="here")
+            self._refuse(_image("x", split="test"))
 
     def test_copies_that_now_disagree_leave_the_packed_sample_as_it_is(self) -> None:
         found, verdict = _judged(_image("x"), _image("x", label="b"))
-        refuse_changed_samples(found, verdict, self._packed(found), where="here")
+        known = find_known(found, verdict, [("train", _members(found))], where="here")
+        refuse_changed_samples(found, verdict, known, where="here")
         assert not verdict.kept.any()
 
     def test_another_image_of_a_packed_id_is_named(self) -> None:
         found, verdict = _judged(_image("x"))
-        packed = self._packed(found)
-        packed.sha256[0, 31] ^= 1
+        members = _members(found)
+        members.sha256[0, 31] ^= 1
         with pytest.raises(CorpusError, match=r"x\.png shares a sample_id"):
-            refuse_equal_ids(found, verdict, packed, where="here")
+            find_known(found, verdict, [("train", members)], where="here")
 
+
+def _fields(members: Members) -> list[tuple[str, NDArray[Any]]]:
+    return [(name, getattr(members, name)) for name in Members.__dataclass_fields__]
+
+
+class TestRefusals:
     def test_a_changed_setting_is_named_with_both_values(self) -> None:
         identity = Identity(corpus_id="", settings=SETTINGS, classes=())
         other = Settings(**{name: getattr(SETTINGS, name) for name in Settings.__dataclass_fields__} | {"seed": 9})
