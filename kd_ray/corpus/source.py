@@ -23,6 +23,9 @@ Reason = Literal[
     "unsafe_path",  # a name or a link that points outside its archive or folder
     "not_an_archive",  # a .tar or .parquet that is none
     "damaged_archive",  # an archive that breaks off
+    "bad_row",  # a line of a listing that is not of its format
+    "other_columns",  # a Parquet file without the columns that the others have
+    "no_class",  # an image beside class folders
     "no_image",  # a sample of an archive, or a row of a table, without an image
     "bad_label",  # a label that is no class
     "bad_annotation",  # boxes or polygons that cannot be understood

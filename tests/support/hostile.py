@@ -41,6 +41,7 @@ def hostile_files(root: Path) -> dict[str, Reason | None]:
     ):
         expected[_write(root, f"b/{name}", _picture(500 + i))] = None
     expected[_write(root, "a/folder.jpg/inner.png", _picture(510))] = None
+    expected[_write(root, "stray.png", _picture(511))] = "no_class"
     expected[_write(root, "a/Thumbs.db", b"\xd0\xcf\x11\xe0")] = "other_type"
     _write(root, "a/.hidden.jpg", b"not to be seen")
     return expected | _special_files(root)

@@ -26,6 +26,10 @@ class BadInput(CorpusError):
         self.reason = reason
 
 
+class OtherColumns(CorpusError):
+    """A table without the columns that a section names, or with others of their names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Containers:
     """The files of a source with their splits; `only` names the one file that it is, within its parent `files`."""
@@ -59,16 +63,18 @@ class Containers:
 
         Raises:
             CorpusError: a split has no container, or nothing can be made of any of them.
+            OtherColumns: none of the tables has the columns.
         """
         num_made = 0
+        misfits: list[OtherColumns] = []
         for split, root, found in self.walk():
             num_found = num_others = 0
             rejected: list[Rejected] = []
             for each in found:
                 num_found += self.is_container(each)
                 num_others += not self.is_container(each)
-                for made in _made(each, split, cut):
-                    num_made += isinstance(made, Extent) or self.is_container(made)
+                for made in _made(each, split, cut, misfits):
+                    num_made += isinstance(made, Extent) or (self.is_container(made) and made.reason != "other_columns")
                     if isinstance(made, Extent):
                         yield made
                     else:
@@ -83,6 +89,8 @@ class Containers:
                 )
             if rejected:
                 yield _rejected_extent(rejected, split)
+        if not num_made and misfits:
+            raise misfits[0]
         if not num_made:
             raise CorpusError(f"{redacted(self.uri)}: no samples in its {self.suffix} files. Check corpus.uri.")
 
@@ -96,7 +104,7 @@ def locate(section: SourceSection, split: Split, *, suffix: str) -> Containers:
     """
     files, only = SourceFiles(section.uri, section.access), None
     if split_roots(split) == [(None, "")] and files.is_file():
-        parent, slash, only = section.uri.rpartition("/")
+        parent, slash, only = section.uri.rstrip("/").rpartition("/")
         files = SourceFiles((parent or slash) if slash else ".", section.access)
     return Containers(uri=section.uri, files=files, split=split, only=only, suffix=suffix)
 
@@ -109,7 +117,9 @@ def size_of(files: SourceFiles, container: Entry) -> int:
         return file.seek(0, io.SEEK_END)
 
 
-def _made(each: Entry | Rejected, split: SplitName | None, cut: Cut) -> Iterator[Extent | Rejected]:
+def _made(
+    each: Entry | Rejected, split: SplitName | None, cut: Cut, misfits: list[OtherColumns]
+) -> Iterator[Extent | Rejected]:
     if isinstance(each, Rejected):
         yield each
         return
@@ -117,6 +127,9 @@ def _made(each: Entry | Rejected, split: SplitName | None, cut: Cut) -> Iterator
         yield from cut(each, split)
     except (FileNotFoundError, PermissionError) as error:
         yield unreachable(error, each.location, each.size_bytes)
+    except OtherColumns as error:
+        misfits.append(error)
+        yield Rejected(location=each.location, reason="other_columns", size_bytes=each.size_bytes)
 
 
 def _rejected_extent(rejected: Sequence[Rejected], split: SplitName | None) -> Extent:

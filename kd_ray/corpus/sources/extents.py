@@ -1,7 +1,7 @@
 """Extents of files: runs of a listing in a form that costs the driver some 30 bytes a file."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -42,14 +42,19 @@ def as_listed(found: Entry | Rejected) -> tuple[Listed, str]:
 def cut_extents(listed: Iterable[tuple[Listed, str]], *, split: SplitName | None) -> Iterator[Extent]:
     """Extents of at most FILES_PER_EXTENT of what is listed, each with its version."""
     for batch in in_batches(listed, FILES_PER_EXTENT):
-        rows = [[each.location, each.size_bytes, each.reason, each.mask, version] for each, version in batch]
-        yield Extent(
-            split=split,
-            num_inputs=len(batch),
-            num_bytes=sum(each.size_bytes for each, _ in batch),
-            digest=hashlib.sha256(canonical_json(rows)).hexdigest(),
-            payload=_packed([each for each, _ in batch]),
-        )
+        yield extent_of(batch, split=split)
+
+
+def extent_of(listed: Sequence[tuple[Listed, str]], *, split: SplitName | None) -> Extent:
+    """One extent of all that is listed, each with its version."""
+    rows = [[each.location, each.size_bytes, each.reason, each.mask, version] for each, version in listed]
+    return Extent(
+        split=split,
+        num_inputs=len(listed),
+        num_bytes=sum(each.size_bytes for each, _ in listed),
+        digest=hashlib.sha256(canonical_json(rows)).hexdigest(),
+        payload=_packed([each for each, _ in listed]),
+    )
 
 
 def listed_in(extent: Extent) -> list[Listed]:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 NUM_READERS = 16
+NOT_THERE = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ class SourceFiles:
         """
         pattern = Pattern(below) if is_pattern(below) else None
         found_any = False
-        with self._named(below, "list", passing=(FileNotFoundError,)):
+        with self._named(below, "list", passing=NOT_THERE):
             try:
                 for found in self._files.walk(below if pattern is None else pattern.folder, pattern):
                     found_any = True
                     yield found
-            except FileNotFoundError as error:
+            except NOT_THERE as error:
                 raise self._not_found(below) from error
         if pattern is not None and not found_any:
             raise self._not_found(below)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kd_ray.config.corpus import Access, Split
-from kd_ray.corpus.source import Entry, Extent, Input, Rejected
-from kd_ray.corpus.sources.extents import Listed, as_listed, cut_extents, listed_in
+from kd_ray.corpus.source import Entry, Extent, Input, Rejected, SplitName
+from kd_ray.corpus.sources.extents import FILES_PER_EXTENT, Listed, as_listed, extent_of, listed_in
 from kd_ray.corpus.sources.files import SourceFiles, split_roots, walk_splits
 from kd_ray.corpus.sources.pattern import Pattern, is_pattern
 from kd_ray.errors import CorpusError
@@ -19,7 +19,10 @@ IMAGE_SUFFIXES = (
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """A `Source` of image files; a class is a folder below the split's root with at least one image."""
+    """A `Source` of image files; a class is a folder below the split's root with at least one image.
+
+    Images beside class folders are rejected, where they are the fewer.
+    """
 
     files: SourceFiles
     split: Split
@@ -37,7 +40,7 @@ class FolderSource:
 
     def extents(self) -> Iterator[Extent]:
         for split, root, found in walk_splits(self.files, self.split):
-            yield from cut_extents(self._images(found, root), split=split)
+            yield from self._extents_of(found, root, split)
 
     def scan(self, extent: Extent) -> Iterator[Input | Rejected]:
         listed = listed_in(extent)
@@ -71,25 +74,70 @@ class FolderSource:
         """Those that hold the class folders, inner ones first."""
         return sorted({"", *(_folder(root) for _, root in split_roots(self.split))}, key=len, reverse=True)
 
-    def _images(self, found: Iterator[Entry | Rejected], root: str) -> Iterator[tuple[Listed, str]]:
-        alone = nested = None
-        num_files = 0
+    def _extents_of(self, found: Iterator[Entry | Rejected], root: str, split: SplitName | None) -> Iterator[Extent]:
+        """Extents of the class folders as they are listed, then of what lies beside them.
+
+        Whether that is an unlabelled corpus or strays is known only at the end.
+        """
+        folder = _folder(root)
+        within, beside = _Pile(split), _Pile(split)
         for each in found:
-            num_files += 1
+            if not each.location:
+                raise CorpusError(f"{self.files.where('')}: is a file; corpus.kind folder needs a folder of images.")
             image = only_images(each)
-            if isinstance(image, Entry):
-                if "/" in _below(image.location, _folder(root)):
-                    nested = nested or image.location
-                else:
-                    alone = alone or image.location
-            if alone and nested:
-                raise CorpusError(
-                    f"{self.files.where(root)}: {alone} lies beside class folders ({nested}). "
-                    "Move all images into one folder a class, or all of them directly there."
-                )
-            yield as_listed(image)
-        if not (alone or nested):
-            raise no_images(self.files, root, num_files)
+            is_within = "/" in _below(image.location, folder)
+            (within if is_within else beside).add(image)
+            yield from within.cut()
+        if not (within.num_images or beside.num_images):
+            raise no_images(self.files, root, within.num_files + beside.num_files)
+        if within.num_images and beside.num_images > within.num_images:
+            raise CorpusError(
+                f"{self.files.where(root)}: {beside.num_images:,} images ({beside.example} is one) lie beside class "
+                f"folders with {within.num_images:,} ({within.example} is one). Move all images into one folder a "
+                "class, or all of them directly there."
+            )
+        yield from within.rest()
+        yield from (_strays(extent) if within.num_images else extent for extent in beside.rest())
+
+
+class _Pile:
+    """What is listed, cut into extents as they fill up."""
+
+    def __init__(self, split: SplitName | None) -> None:
+        self._split = split
+        self._waiting: list[tuple[Listed, str]] = []
+        self._extents: list[Extent] = []
+        self.num_files = 0
+        self.num_images = 0
+        self.example = ""
+
+    def add(self, found: Entry | Rejected) -> None:
+        """One more; images are those that are not rejected."""
+        self.num_files += 1
+        if isinstance(found, Entry):
+            self.num_images += 1
+            self.example = self.example or found.location
+        self._waiting.append(as_listed(found))
+        if len(self._waiting) == FILES_PER_EXTENT:
+            self._extents.append(extent_of(self._waiting, split=self._split))
+            self._waiting = []
+
+    def cut(self) -> list[Extent]:
+        """The extents that are full by now, each once."""
+        full, self._extents = self._extents, []
+        return full
+
+    def rest(self) -> list[Extent]:
+        """The extents that `cut` has not given."""
+        last = [extent_of(self._waiting, split=self._split)] if self._waiting else []
+        return [*self._extents, *last]
+
+
+def _strays(extent: Extent) -> Extent:
+    """The same files, none of which is used."""
+    listed = [each if each.reason is not None else replace(each, reason="no_class") for each in listed_in(extent)]
+    # their versions are gone, but what is not read may change
+    return extent_of([(each, "") for each in listed], split=extent.split)
 
 
 def open_folder(uri: str, *, access: Access, split: Split) -> FolderSource:

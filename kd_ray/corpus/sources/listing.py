@@ -16,7 +16,7 @@ from kd_ray.corpus.sources.containers import BadInput, Labels, is_text
 from kd_ray.corpus.sources.extents import FILES_PER_EXTENT
 from kd_ray.corpus.sources.files import SourceFiles, beside, in_batches, read_ahead, split_roots, walk_splits
 from kd_ray.corpus.sources.image_paths import Unusable, resolve
-from kd_ray.corpus.sources.listing_rows import Row, format_of, read_rows, read_some_rows
+from kd_ray.corpus.sources.listing_rows import Row, format_of, read_header, read_rows, read_some_rows
 from kd_ray.corpus.sources.pattern import is_pattern
 from kd_ray.corpus.sources.remote_files import HTTP
 from kd_ray.errors import CorpusError, StorageError
@@ -108,16 +108,22 @@ class ListingSource:
         row_format = format_of(listing or self.uri, where=where)
         rows = read_rows(self._files.lines(listing), row_format, where=where)
         seen: dict[str, None] = {}  # a set in the order of the columns
-        num_rows = 0
+        header: list[str] = []
+        first_problem = ""
         for batch in in_batches(rows, FILES_PER_EXTENT):
-            header = list(batch[0].values) if row_format != "jsonl" else []
-            seen |= dict.fromkeys(header or (name for row in batch for name in row.values))
-            if header:
-                self._check_columns(seen, where)
-            num_rows += len(batch)
+            good = [row for row in batch if row.problem is None]
+            if len(good) < len(batch) and not first_problem:
+                bad = next(row for row in batch if row.problem is not None)
+                first_problem = f"{where}, line {bad.line}: {bad.problem}."
+            if good and row_format != "jsonl":
+                header = list(good[0].values)
+                self._check_columns(header, where)
+            seen |= dict.fromkeys(name for row in good for name in row.values)
             yield self._extent(batch, listing, header, images, split)
-        if not num_rows:
-            raise CorpusError(f"{where}: no rows. corpus.uri must name a listing with a row for each image.")
+        if not seen:
+            raise CorpusError(
+                first_problem or f"{where}: no rows. corpus.uri must name a listing with a row for each image."
+            )
         self._check_columns(seen, where)
 
     def _extent(
@@ -164,12 +170,12 @@ class ListingSource:
         return beside(uri, self.section.access)
 
     def _some_rows(self, raw: bytes, listing: str, header: Sequence[str]) -> Iterator[Row]:
-        where = self._files.where(listing)
-        return read_some_rows(raw, format_of(listing or self.uri, where=where), header=header, where=where)
+        return read_some_rows(raw, format_of(listing or self.uri, where=self._files.where(listing)), header=header)
 
     def _rows_at(self, listing: str, spans: Sequence[tuple[int, int]]) -> Iterator[Row]:
         files = self._files
-        first = next(iter(read_rows(files.lines(listing), format_of(listing or self.uri, where=""), where="")))
+        where = files.where(listing)
+        header = read_header(files.lines(listing), format_of(listing or self.uri, where=where), where=where)
         size_bytes = next(each.size_bytes for each in files.walk(listing))
         pieces: Iterable[tuple[tuple[int, int], bytes]]
         if not is_remote(files.uri):
@@ -180,14 +186,15 @@ class ListingSource:
             whole = files.read(listing)
             pieces = ((span, whole[slice(*span)]) for span in spans)
         for span, raw in pieces:
-            rows = list(self._some_rows(raw, listing, list(first.values)))
-            if len(rows) != 1:
-                raise CorpusError(
-                    f"{files.where(listing)}: changed since it was scanned. Let the source rest, then pack again."
-                )
+            rows = list(self._some_rows(raw, listing, header))
+            if len(rows) != 1 or rows[0].problem is not None:
+                raise CorpusError(f"{where}: changed since it was scanned. Let the source rest, then pack again.")
             yield replace(rows[0], start=span[0])
 
     def _meant(self, row: Row, listing: str, images: SourceFiles, labels: Labels) -> _Meant | Rejected:
+        if row.problem is not None:
+            where = f"{self._files.where(listing)}#{row.line}"
+            return Rejected(location=where, reason="bad_row", size_bytes=len(row.raw))
         value = self._value(row, "image_column")
         location = _shown(value) if isinstance(value, str) else f"{self._files.where(listing)}#{row.line}"
         try:

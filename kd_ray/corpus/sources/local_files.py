@@ -117,6 +117,9 @@ class LocalFiles:
         return sorted(name for name in os.listdir(self.path(folder)) if not name.startswith("."))
 
 
+READABLE = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+
 @dataclass(frozen=True, slots=True)
 class _Folder:
     location: str
@@ -127,7 +130,9 @@ class _Folder:
 def _seen(location: str, status: os.stat_result) -> Entry | Rejected:
     if not stat.S_ISREG(status.st_mode):
         return Rejected(location=location, reason="not_a_file", size_bytes=0)
-    return Entry(location=location, size_bytes=status.st_size, version=str(status.st_mtime_ns))
+    # a file that some may not read is another one once they may: it is then looked at again
+    closed = "" if status.st_mode & READABLE == READABLE else f" {status.st_mode & READABLE:o}"
+    return Entry(location=location, size_bytes=status.st_size, version=f"{status.st_mtime_ns}{closed}")
 
 
 def _with_ancestors(path: str) -> list[tuple[int, int]]:

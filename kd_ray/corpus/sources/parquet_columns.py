@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kd_ray.config.corpus import ParquetSection
-from kd_ray.errors import CorpusError
+from kd_ray.corpus.sources.containers import OtherColumns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +65,11 @@ def declared_names(schema: Any, section: ParquetSection) -> tuple[str, ...]:
 
 
 def check_columns(schema: Any, section: ParquetSection, *, where: str) -> None:
-    """Raise CorpusError naming the first column that is missing or of a type that cannot be what it is said to be."""
+    """Raise OtherColumns naming the first column that is missing or of a type that cannot be what it is said to be."""
     for setting, name in _settings(section).items():
         if name is not None and name not in schema.names:
             null = "" if setting == "image_column" else ", or null for none"
-            raise CorpusError(
+            raise OtherColumns(
                 f"{where}: no column {name!r}; it has {', '.join(schema.names)}. "
                 f"Set corpus.{setting} to one of them{null}."
             )
@@ -101,7 +101,7 @@ def _check_type(kind: Any, setting: str, *, where: str) -> None:
     is_right, wanted = expected.get(setting, (True, ""))
     if not is_right:
         null = "" if setting == "image_column" else ", or to null for none"
-        raise CorpusError(f"{where} holds {kind}, expected {wanted}. Set corpus.{setting} to such a column{null}.")
+        raise OtherColumns(f"{where} holds {kind}, expected {wanted}. Set corpus.{setting} to such a column{null}.")
 
 
 def _holds_image(kind: Any) -> bool:

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from kd_ray.config.corpus import ParquetSection, Split
 from kd_ray.corpus.source import Entry, Extent, Input, Reason, Rejected, SplitName
 from kd_ray.corpus.sources.annotations import read_class_names
-from kd_ray.corpus.sources.containers import Containers, Labels, changed, locate, rejected_of, size_of, unreachable
+from kd_ray.corpus.sources.containers import (
+    Containers,
+    Labels,
+    OtherColumns,
+    changed,
+    locate,
+    rejected_of,
+    size_of,
+    unreachable,
+)
 from kd_ray.corpus.sources.parquet_table import DAMAGE, Table, opened
 from kd_ray.errors import StorageError
 from kd_ray.storage.base import canonical_json, digest_of_json
@@ -60,7 +69,7 @@ class ParquetSource:
                         return table.declared_names
                 except StorageError:
                     raise
-                except DAMAGE:
+                except (OtherColumns, *DAMAGE):
                     continue
         return ()
 
@@ -107,6 +116,8 @@ class ParquetSource:
             raise
         except (FileNotFoundError, PermissionError) as error:
             yield unreachable(error, location, extent.num_bytes)
+        except OtherColumns:  # it has changed since it was listed
+            yield Rejected(location=location, reason="other_columns", size_bytes=extent.num_bytes)
         except DAMAGE:  # of the footer, which could be read when the file was listed
             yield Rejected(location=location, reason="damaged_archive", size_bytes=extent.num_bytes)
 

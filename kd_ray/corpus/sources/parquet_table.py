@@ -97,7 +97,7 @@ def opened(location: str, *, size_bytes: int, section: ParquetSection, files: So
     """The Parquet file at `location`.
 
     Raises:
-        CorpusError: a column is missing, or of a type that it cannot have.
+        OtherColumns: a column is missing, or of a type that it cannot have.
         FileNotFoundError, PermissionError: as the file system has it.
         DAMAGE: the file is no Parquet, or damaged.
     """

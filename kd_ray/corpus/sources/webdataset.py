@@ -6,8 +6,9 @@
 | `.<mask_extension>` | its mask |
 | `.cls` | its label: a number or a name |
 | `.txt` | its caption |
-| `.json` | an object with any of `label`, `caption`, `boxes`, `polygons`, and `sha256` or `md5` of the image's bytes |
+| `.json` | an object with any of `label`, `caption`, `boxes`, `polygons`, `uid`, and the image's `sha256` or `md5` |
 
+A `uid` is kept in the location of the sample, `<tar>#<key> uid=<uid>`, so that tables with that key can be joined.
 Other extensions are ignored; a `.cls` or `.txt` comes before the same in `.json`.
 """
 
@@ -46,6 +47,8 @@ SIDECARS = frozenset({"cls", "txt", "json"})
 
 MAX_MEMBER_BYTES = 2 << 30
 MAX_SIDECAR_BYTES = 16 << 20  # JSON takes ten times its size in memory
+
+MAX_UID_LENGTH = 256
 
 RUN_BYTES = 64 << 20
 READ_AHEAD_BYTES = 16 << 20  # one GET of S3 reaches most of a link's speed above 8 MiB
@@ -213,7 +216,7 @@ class WebDatasetSource:
         except ValueError as error:
             raise BadInput("bad_annotation") from error
         return Input(
-            location=location,
+            location=location + _uid(sidecar),
             locator=locator,
             run=group.start // RUN_BYTES,
             data=data,
@@ -298,6 +301,14 @@ def _check_hash(data: bytes, sidecar: dict[str, Any]) -> None:
         given = sidecar.get(name)
         if isinstance(given, str) and len(given) == num_digits and given.lower() != hashlib.new(name, data).hexdigest():
             raise BadInput("damaged_archive")
+
+
+def _uid(sidecar: dict[str, Any]) -> str:
+    """The key that the sidecar gives, as a part of a location."""
+    uid = sidecar.get("uid")
+    if isinstance(uid, bool) or not isinstance(uid, str | int) or len(str(uid)) > MAX_UID_LENGTH:
+        return ""
+    return f" uid={uid}" if is_text(str(uid)) else ""
 
 
 def _label(data: bytes) -> str | int:

@@ -7,6 +7,7 @@ import pytest
 
 from kd_ray.config.corpus import Access, HashSplit, PathSplit, Split
 from kd_ray.corpus.source import Input, Rejected
+from kd_ray.corpus.sources import folder
 from kd_ray.corpus.sources.extents import FILES_PER_EXTENT
 from kd_ray.corpus.sources.folder import FolderSource, open_folder
 from kd_ray.errors import CorpusError
@@ -157,11 +158,45 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         scanned(opened(tmp_path / "src"))
 
 
-def test_images_beside_class_folders_are_a_mistake(tmp_path):
-    write(tmp_path / "a" / "1.png", b"")
-    write(tmp_path / "2.png", b"")
-    with pytest.raises(CorpusError, match=r"2\.png lies beside class folders \(a/1\.png\)"):
+def test_a_file_is_no_folder(tmp_path):
+    write(tmp_path / "1.png", png(1))
+    with pytest.raises(CorpusError, match=r"1\.png: is a file; corpus\.kind folder needs a folder"):
+        scanned(opened(tmp_path / "1.png"))
+    with pytest.raises(CorpusError, match=r"1\.png/train: not found.*corpus\.split"):
+        scanned(opened(tmp_path / "1.png", split=PathSplit()))
+
+
+def test_strays_beside_class_folders_are_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "FILES_PER_EXTENT", 2)
+    for name in ("0.png", "1.png", "2.txt", "a/1.png", "a/2.png", "a/3.txt", "b/1.png", "z.png"):
+        write(tmp_path / name, png(1))
+    found = {each.location: getattr(each, "reason", None) for each in scanned(opened(tmp_path))}
+    assert found == {
+        "0.png": "no_class",
+        "1.png": "no_class",
+        "2.txt": "other_type",
+        "a/1.png": None,
+        "a/2.png": None,
+        "a/3.txt": "other_type",
+        "b/1.png": None,
+        "z.png": "no_class",
+    }
+
+
+def test_where_most_images_lie_beside_the_class_folders_that_is_a_mistake(tmp_path):
+    for name in ("a/1.png", "2.png", "3.png"):
+        write(tmp_path / name, b"")
+    with pytest.raises(CorpusError, match=r"2 images \(2\.png is one\) lie beside class folders with 1 \(a/1\.png"):
         scanned(opened(tmp_path))
+
+
+def test_a_file_is_looked_at_again_once_it_may_be_read(tmp_path):
+    write(tmp_path / "1.png", png(1))
+    (tmp_path / "1.png").chmod(0o200)
+    (before,) = opened(tmp_path).extents()
+    (tmp_path / "1.png").chmod(0o644)
+    (after,) = opened(tmp_path).extents()
+    assert before.digest != after.digest
 
 
 def test_splits_that_overlap_are_refused_at_once(tmp_path):

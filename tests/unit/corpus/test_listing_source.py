@@ -13,6 +13,7 @@ import pytest
 
 from kd_ray.config.corpus import HashSplit, ListingSection, PathSplit, Split
 from kd_ray.corpus.source import Box, Input, Polygon, Rejected
+from kd_ray.corpus.sources import listing
 from kd_ray.corpus.sources.extents import FILES_PER_EXTENT
 from kd_ray.corpus.sources.listing import BYTES_PER_REQUEST, ListingSource, open_listing
 from kd_ray.errors import CorpusError, StorageError
@@ -261,7 +262,7 @@ class TestRows:
 class TestFormats:
     def test_marks_empty_lines_and_short_rows_are_no_trouble(self, tmp_path):
         write_images(tmp_path, "1.png", "2.png")
-        write(tmp_path / "l.csv", b"\xef\xbb\xbfimage,label,more\r\n\r\n1.png\r\n2.png,dog,x,y")
+        write(tmp_path / "l.csv", b"\xef\xbb\xbfimage,label,more\r\n\r\n1.png\r\n2.png,dog,x,")
         source = opened(tmp_path / "l.csv")
         found = scanned(source)
         assert [(each.data, each.label) for each in found] == [(b"1.png", None), (b"2.png", "dog")]
@@ -273,17 +274,54 @@ class TestFormats:
         assert labels(opened(path)) == [None, "cat"]
 
     @pytest.mark.parametrize(
-        ("name", "data", "message"),
+        ("name", "data", "expected"),
         [
-            ("l.jsonl", b'{"image": "1.png"}\n[1]\n', r"l\.jsonl, line 2: expected a JSON object .* got \[1\]"),
-            ("l.jsonl", b'{"image": "1.png"}\n\n{"image"\n', r"line 3: not JSON"),
-            ("l.jsonl", b"[" * 100_000, r"line 1: not JSON"),
-            ("l.csv", b'image,label\n1.png,"cat\n2.png,dog\n', r"line 3: cannot be read as CSV \(unexpected end"),
-            ("l.csv", b"image,label\n1.png,caf\xe9\n", r"line 2: not UTF-8"),
-            ("l.csv", b"image\n" + b"x" * 200_000, r"line 2: cannot be read as CSV \(field larger"),
+            ("l.jsonl", b'{"image": "1.png"}\n[1]\n{"image": "1.png"}', "ok bad:2 ok"),
+            ("l.jsonl", b'{"image": "1.png"}\n\n{"image"\n{"image": "1.png"}', "ok bad:3 ok"),
+            ("l.jsonl", b"[" * 100_000 + b'\n{"image": "1.png"}', "bad:1 ok"),
+            ("l.jsonl", b'{"image": "\xe9"}\n{"image": "1.png"}', "bad:1 ok"),
+            ("l.csv", b'image,label\n1.png,"cat\n1.png,dog\n1.png,"x"\n', "bad:2 ok ok"),
+            ("l.csv", b'image,label\n1.png,dog\n1.png,"cat\n', "ok bad:3"),
+            ("l.csv", b'image,label\n"1.png"x,dog\n1.png,cat\n', "bad:2 ok"),
+            ("l.csv", b'image,label\n1.png,"a\nb"\n1.png,"' + b"\n" * 300 + b'"\n1.png,c', "ok bad:4 bad:304 ok"),
+            ("l.csv", b"image,label\n1.png,caf\xe9\n1.png,cat\n", "bad:2 ok"),
+            ("l.csv", b"image,label\n1.png,a,b\n1.png,cat\n", "bad:2 ok"),
+            ("l.tsv", b"image\tlabel\n1.png\ta\tb\n1.png\ta,b\n", "bad:2 ok"),
+            ("l.csv", b"image\n" + b"x" * 200_000 + b"\n1.png\n", "bad:2 ok"),
         ],
     )
-    def test_what_is_not_of_the_format_is_named_with_its_line(self, tmp_path, name, data, message):
+    def test_a_line_that_is_not_of_the_format_costs_that_line_alone(self, tmp_path, name, data, expected):
+        write_images(tmp_path, "1.png")
+        write(tmp_path / name, data)
+        source = opened(tmp_path / name, label_column=None)
+        found = scanned(source)
+        bad = [each for each in found if isinstance(each, Rejected)]
+        assert all(each.reason == "bad_row" and each.size_bytes > 0 for each in bad)
+        told = [f"bad:{each.location.rpartition('#')[2]}" if each in bad else "ok" for each in found]
+        assert " ".join(told) == expected
+        locators = [each.locator for each in found if isinstance(each, Input)]
+        assert [each.data for each in source.fetch(locators)] == [b"1.png"] * len(locators)
+
+    @pytest.mark.parametrize("per_extent", [1, 2, 3, 7])
+    def test_bad_lines_are_the_same_however_extents_are_cut(self, tmp_path, monkeypatch, per_extent):
+        write_images(tmp_path, "1.png")
+        lines = ["image,label", '1.png,"a', "1.png,b", "1.png,c", '1.png,"d', "1.png,e", '1.png,f"', '1.png,"g', "h"]
+        write(tmp_path / "l.csv", "\n".join(lines).encode())
+        expected = reasons(opened(tmp_path / "l.csv"))
+        assert "bad_row" in expected
+        assert None in expected
+        monkeypatch.setattr(listing, "FILES_PER_EXTENT", per_extent)
+        assert reasons(opened(tmp_path / "l.csv")) == expected
+
+    @pytest.mark.parametrize(
+        ("name", "data", "message"),
+        [
+            ("l.jsonl", b"[1]\n[2]\n", r"l\.jsonl, line 1: expected a JSON object .* got \[1\]"),
+            ("l.csv", b'image\n"1.png', r"l\.csv, line 2: cannot be read as CSV \(unexpected end"),
+            ("l.csv", "image\n1.png".encode("utf-16"), r"line 1: not UTF-8"),
+        ],
+    )
+    def test_where_no_line_is_of_the_format_the_first_is_named(self, tmp_path, name, data, message):
         write(tmp_path / name, data)
         with pytest.raises(CorpusError, match=message):
             scanned(opened(tmp_path / name, label_column=None))

@@ -227,6 +227,10 @@ class TestListing:
         assert [extent.split for extent in source.extents()] == ["train", "train", "test", "test"]
         assert told(scanned(source))[-1] == ("held/readme.md", "other_type")
 
+    def test_a_slash_behind_the_name_of_a_file_changes_nothing(self, tmp_path):
+        write_table(tmp_path / "0.parquet", {"image": images(1)})
+        assert told(scanned(source_of(f"{tmp_path}/0.parquet/", label_column=None))) == [("0.parquet#0", "None")]
+
     def test_mistakes_are_named(self, tmp_path):
         with pytest.raises(CorpusError, match=r"no \.parquet files among its 0"):
             list(source_of(tmp_path).extents())
@@ -256,6 +260,36 @@ class TestListing:
         write_table(tmp_path / "0.parquet", {"image": images(), "label": [0, 1, 2]})
         source = source_of(tmp_path)
         assert scanned(pickle.loads(pickle.dumps(source))) == scanned(source)
+
+
+class TestFilesWithOtherColumns:
+    def test_a_file_without_the_columns_of_the_others_is_rejected(self, tmp_path):
+        write_table(tmp_path / "0.parquet", {"picture": images(2)})
+        write_table(tmp_path / "1.parquet", {"image": images(2), "label": [0, 1]})
+        write_table(tmp_path / "2.parquet", {"image": images(2), "label": [0.5, 1.5]})
+        found = scanned(source_of(tmp_path))
+        assert told(found) == [
+            ("1.parquet#0", "0"),
+            ("1.parquet#1", "1"),
+            ("0.parquet", "other_columns"),
+            ("2.parquet", "other_columns"),
+        ]
+        assert {each.size_bytes for each in found[2:]} == {
+            (tmp_path / name).stat().st_size for name in ("0.parquet", "2.parquet")
+        }
+
+    def test_the_class_names_are_those_of_the_first_file_with_the_columns(self, tmp_path):
+        write_table(tmp_path / "0.parquet", {"picture": images(2)})
+        columns = {"image": images(2), "label": [0, 1]}
+        write_table(tmp_path / "1.parquet", columns, metadata=hugging_face(["cat", "dog"]))
+        assert source_of(tmp_path).class_names() == ("cat", "dog")
+
+    def test_a_file_that_has_changed_since_it_was_listed_is_rejected(self, tmp_path):
+        write_table(tmp_path / "0.parquet", {"image": images(2), "label": [0, 1]})
+        source = source_of(tmp_path)
+        (extent,) = source.extents()
+        write_table(tmp_path / "0.parquet", {"image": images(2), "class": [0, 1]})
+        assert told(list(source.scan(extent))) == [("0.parquet", "other_columns")]
 
 
 class TestDamage:

@@ -106,6 +106,26 @@ class TestSamples:
         members = [("0.png", png(0)), ("0.json", values), ("1.png", png(1)), ("1.cls", b"1")]
         assert told(scanned_bytes(tmp_path, tar_bytes(members))) == [("a.tar#0", reason), ("a.tar#1", "1")]
 
+    @pytest.mark.parametrize(
+        ("uid", "location"),
+        [
+            ("8f3a", "a.tar#0 uid=8f3a"),
+            (12, "a.tar#0 uid=12"),
+            (None, "a.tar#0"),
+            (True, "a.tar#0"),
+            (["x"], "a.tar#0"),
+            ("x" * 257, "a.tar#0"),
+            ("\ud800", "a.tar#0"),
+        ],
+        ids=repr,
+    )
+    def test_the_uid_is_kept_in_the_location(self, tmp_path, uid, location):
+        write(tmp_path / "a.tar", tar_bytes([("0.png", png(0)), ("0.json", sidecar(uid=uid))]))
+        source = source_of(tmp_path)
+        [each] = [each for extent in source.extents() for each in source.scan(extent)]
+        assert each.location == location
+        assert [again.location for again in source.fetch([each.locator])] == [location]
+
     def test_a_hash_of_another_length_is_not_compared(self, tmp_path):
         members = [("0.png", png(0)), ("0.json", sidecar(sha256="abc", md5=None))]
         assert told(scanned_bytes(tmp_path, tar_bytes(members))) == [("a.tar#0", "None")]
