@@ -58,11 +58,30 @@ Operation = Annotated[RandomResizedCrop | CenterCrop | HorizontalFlip | ColorJit
 CROPS = (RandomResizedCrop, CenterCrop)
 
 
+class Mix(Section):
+    """Mixup and CutMix as timm knows them: each view with one of another sample, labels with the same weight.
+
+    Drawn for every view by itself. The partner is of the same row group.
+    """
+
+    mixup_alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    cutmix_alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    switch_probability: Strength = Field(default=0.5, description="of CutMix where both alphas are above 0")
+    probability: Strength = 1.0
+
+    @model_validator(mode="after")
+    def _mixes_somehow(self) -> "Mix":
+        if not (self.mixup_alpha or self.cutmix_alpha):
+            raise ValueError("give mixup_alpha or cutmix_alpha, or remove mix")
+        return self
+
+
 class Policy(Section):
     """A view policy: a crop, then other operations in order; stored digests are of views at `digest_size_px`."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
     operations: Annotated[tuple[Operation, ...], Field(min_length=1)]
+    mix: Mix | None = None
     digest_size_px: SizePx = (32, 32)
 
     @model_validator(mode="after")

@@ -2,13 +2,16 @@
 
 from kd_ray.views.bits import Bits
 from kd_ray.views.digest import check_digest, view_digest
-from kd_ray.views.draw import draw, policy_identity
+from kd_ray.views.draw import draw, draw_mixed, policy_identity
 from kd_ray.views.params import (
+    BoxParams,
     CenterCropParams,
     CropParams,
     FlipParams,
     JitterParams,
+    MixParams,
     ViewParams,
+    mix_of,
     params_from_json,
     params_to_json,
 )
@@ -19,17 +22,21 @@ from kd_ray.views.view_set import renderer_versions, view_set_identity
 __all__ = [
     "RENDERER_VERSION",
     "Bits",
+    "BoxParams",
     "CenterCropParams",
     "CropParams",
     "FlipParams",
     "JitterParams",
+    "MixParams",
     "ViewParams",
     "ViewRow",
     "box_px",
     "check_digest",
     "decode_views",
     "draw",
+    "draw_mixed",
     "encode_views",
+    "mix_of",
     "params_from_json",
     "params_to_json",
     "policy_identity",

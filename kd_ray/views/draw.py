@@ -4,12 +4,22 @@ There is no state and no order: view 7 of a sample is what it is whether or not 
 """
 
 import math
+from collections.abc import Callable, Sequence
 from decimal import Context, Decimal
 from typing import Any
 
-from kd_ray.config.views import CenterCrop, ColorJitter, HorizontalFlip, Operation, Policy, RandomResizedCrop
+from kd_ray.config.views import CenterCrop, ColorJitter, HorizontalFlip, Mix, Operation, Policy, RandomResizedCrop
 from kd_ray.views.bits import Bits
-from kd_ray.views.params import CenterCropParams, CropParams, FlipParams, JitterParams, OperationParams, ViewParams
+from kd_ray.views.mix import draw_mix
+from kd_ray.views.params import (
+    CenterCropParams,
+    CropParams,
+    FlipParams,
+    JitterParams,
+    MixParams,
+    OperationParams,
+    ViewParams,
+)
 
 DRAW_DOMAIN = "kd_ray view 1"  # the number changes if the same key is ever to give other params
 NUM_TRIES = 10
@@ -23,21 +33,63 @@ def policy_identity(policy: Policy) -> dict[str, Any]:
     (a view set's identity has it on its own). Fields are named one by one, so that a field added to the configuration
     later does not change the params of policies that never set it.
     """
-    return {
-        "operations": [_operation_identity(operation) for operation in policy.operations],
-    }
+    identity: dict[str, Any] = {"operations": [_operation_identity(operation) for operation in policy.operations]}
+    if policy.mix is not None:
+        identity["mix"] = _mix_identity(policy.mix)
+    return identity
+
+
+def draw_mixed(
+    policy: Policy,
+    *,
+    seed: int,
+    view_index: int,
+    place: int,
+    members: Sequence[int],
+    image_size_px: Callable[[int], tuple[int, int]],
+) -> ViewParams:
+    """The params of one view of the sample at `place` among the ordered `members` (sample ids) of its row group.
+
+    `image_size_px` gives (height, width) of a member's image by its place. Where the policy mixes nothing this is
+    `draw`, and neither place nor members matter.
+    """
+
+    def own(at: int) -> ViewParams:
+        return draw(policy, seed=seed, sample_id=members[at], view_index=view_index, image_size_px=image_size_px(at))
+
+    params = own(place)
+    if policy.mix is None:
+        return params
+    key = _key(policy, seed=seed, sample_id=members[place], view_index=view_index)
+    mix = draw_mix(policy.mix, key, place=place, members=members)
+    if mix is None:
+        return params
+    partner = MixParams(partner=members[mix.partner], partner_params=own(mix.partner), weight=mix.weight, box=mix.box)
+    return (*params, partner)
 
 
 def draw(policy: Policy, *, seed: int, sample_id: int, view_index: int, image_size_px: tuple[int, int]) -> ViewParams:
-    """The params of one view of one sample.
+    """The params of one view of one sample, unmixed.
 
     Of `image_size_px` (height, width; upright) only the aspect ratio matters, and only to RandomResizedCrop: the same
     image at twice the size gives the same params.
     """
-    key = {"policy": policy_identity(policy), "seed": seed, "sample_id": sample_id, "view_index": view_index}
-    bits = Bits(key, domain=DRAW_DOMAIN)
+    bits = Bits(_key(policy, seed=seed, sample_id=sample_id, view_index=view_index), domain=DRAW_DOMAIN)
     aspect = image_size_px[1] / image_size_px[0]
     return tuple(_draw_operation(operation, bits, aspect=aspect) for operation in policy.operations)
+
+
+def _key(policy: Policy, *, seed: int, sample_id: int, view_index: int) -> dict[str, Any]:
+    return {"policy": policy_identity(policy), "seed": seed, "sample_id": sample_id, "view_index": view_index}
+
+
+def _mix_identity(mix: Mix) -> dict[str, Any]:
+    return {
+        "mixup_alpha": mix.mixup_alpha,
+        "cutmix_alpha": mix.cutmix_alpha,
+        "switch_probability": mix.switch_probability,
+        "probability": mix.probability,
+    }
 
 
 def _operation_identity(operation: Operation) -> dict[str, Any]:

@@ -48,15 +48,45 @@ class JitterParams:
     order: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxParams:
+    """A box in fractions of a view's width (`left`, `width`) and height (`top`, `height`)."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixParams:
+    """The view of another sample, itself not mixed, that this one is mixed with.
+
+    `weight` is this view's share, of the label too. With a `box` (CutMix) the partner is pasted there, else (Mixup) all
+    pixels are weighted.
+    """
+
+    partner: int
+    partner_params: "ViewParams"
+    weight: float
+    box: BoxParams | None
+
+
 Crop = CropParams | CenterCropParams
-OperationParams = CropParams | CenterCropParams | FlipParams | JitterParams
+OperationParams = CropParams | CenterCropParams | FlipParams | JitterParams | MixParams
 ViewParams = tuple[OperationParams, ...]
-"""One entry per operation of the policy, in its order; the first is the crop."""
+"""One entry per operation of the policy, in its order; the first is the crop, the last may be a mix."""
+
+
+def mix_of(params: ViewParams) -> MixParams | None:
+    """How a view is mixed; None where it is not."""
+    last = params[-1] if params else None
+    return last if isinstance(last, MixParams) else None
 
 
 def params_to_json(params: ViewParams) -> str:
     """Canonical JSON; floats in their shortest exact form, so that reading gives the same bits back."""
-    return canonical_json([{"kind": _kind(each), **dataclasses.asdict(each)} for each in params]).decode()
+    return canonical_json(_as_json(params)).decode()
 
 
 def params_from_json(text: str) -> ViewParams:
@@ -66,12 +96,24 @@ def params_from_json(text: str) -> ViewParams:
         CacheCorrupt: `text` is something else.
     """
     try:
-        return tuple(_operation(**fields) for fields in json.loads(text))
-    except (ValueError, TypeError) as error:
+        return _from_json(json.loads(text))
+    except (ValueError, TypeError, KeyError) as error:
         raise CacheCorrupt(
             f"view params: not as written by this version of kd_ray ({error}): {text[:200]!r}. "
             "Read them with the version that wrote them, or build a new view set."
         ) from error
+
+
+def _as_json(params: ViewParams) -> list[dict[str, Any]]:
+    rows = [{"kind": _kind(each), **dataclasses.asdict(each)} for each in params]
+    mix = mix_of(params)
+    if mix is not None:
+        rows[-1]["partner_params"] = _as_json(mix.partner_params)
+    return rows
+
+
+def _from_json(rows: list[dict[str, Any]]) -> ViewParams:
+    return tuple(_operation(**fields) for fields in rows)
 
 
 def _kind(params: OperationParams) -> str:
@@ -84,6 +126,8 @@ def _kind(params: OperationParams) -> str:
             return "flip"
         case JitterParams():
             return "jitter"
+        case MixParams():
+            return "mix"
 
 
 def _operation(*, kind: str, **fields: Any) -> OperationParams:
@@ -96,5 +140,8 @@ def _operation(*, kind: str, **fields: Any) -> OperationParams:
             return FlipParams(**fields)
         case "jitter":
             return JitterParams(**{**fields, "order": tuple(fields.get("order", ()))})
+        case "mix":
+            box = None if fields.get("box") is None else BoxParams(**fields["box"])
+            return MixParams(**{**fields, "partner_params": _from_json(fields["partner_params"]), "box": box})
         case _:
             raise ValueError(f"unknown kind {kind!r}")

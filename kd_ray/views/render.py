@@ -9,14 +9,17 @@ from PIL import Image
 
 from kd_ray.config.views import Interpolation
 from kd_ray.views.color import Pixels, as_pixels, jitter
+from kd_ray.views.mix import mix_pixels
 from kd_ray.views.params import (
     CenterCropParams,
     Crop,
     CropParams,
     FlipParams,
     JitterParams,
+    MixParams,
     OperationParams,
     ViewParams,
+    mix_of,
 )
 
 RENDERER_VERSION = 1  # changes whenever the pixels of any params change
@@ -24,12 +27,29 @@ RENDERER_VERSION = 1  # changes whenever the pixels of any params change
 BoxPx = tuple[float, float, float, float]
 
 
-def render(image_HW3: Pixels, params: ViewParams, *, size_px: tuple[int, int], interpolation: Interpolation) -> Pixels:
+def render(
+    image_HW3: Pixels,
+    params: ViewParams,
+    *,
+    size_px: tuple[int, int],
+    interpolation: Interpolation,
+    partner_HW3: Pixels | None = None,
+) -> Pixels:
     """The view at `size_px` (height, width): uint8 RGB [h, w, 3], contiguous and writable; the image is left alone.
 
-    `image_HW3` is upright uint8 RGB. Every size sees exactly the same box; a box that is the whole image at its own
-    size gives the very pixels back.
+    `image_HW3` is upright uint8 RGB, and so is `partner_HW3`, the image of the partner of a mixed view. Every size sees
+    exactly the same box; a box that is the whole image at its own size gives the very pixels back.
     """
+    mix = mix_of(params)
+    if mix is None:
+        return _render(image_HW3, params, size_px=size_px, interpolation=interpolation)
+    assert partner_HW3 is not None, "a mixed view needs the image of its partner"
+    view_HW3 = _render(image_HW3, params[:-1], size_px=size_px, interpolation=interpolation)
+    other_HW3 = _render(partner_HW3, mix.partner_params, size_px=size_px, interpolation=interpolation)
+    return mix_pixels(view_HW3, other_HW3, weight=mix.weight, box=mix.box)
+
+
+def _render(image_HW3: Pixels, params: ViewParams, *, size_px: tuple[int, int], interpolation: Interpolation) -> Pixels:
     assert image_HW3.dtype == np.uint8, image_HW3.dtype
     assert image_HW3.ndim == 3, image_HW3.shape
     assert image_HW3.shape[2] == 3, image_HW3.shape
@@ -85,5 +105,5 @@ def _apply(view_HW3: Pixels, operation: OperationParams) -> Pixels:
             return jitter(view_HW3, operation)
         case FlipParams() | JitterParams():
             return view_HW3
-        case CropParams() | CenterCropParams():
-            raise AssertionError("a crop can only come first")
+        case CropParams() | CenterCropParams() | MixParams():
+            raise AssertionError("a crop can only come first, and a mix only last")
