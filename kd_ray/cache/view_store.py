@@ -1,4 +1,4 @@
-"""A view set on storage: the params and digests of every view, one Parquet file a unit, shared by all teachers."""
+"""A view set on storage: the params and proofs of every view, one Parquet file a unit, shared by all teachers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from kd_ray.cache.target_set import SampleIds, members_digest
 from kd_ray.cache.units import Unit
 from kd_ray.errors import CacheCorrupt
 from kd_ray.storage import Storage, join, open_storage
-from kd_ray.views import ViewRow, decode_views, encode_views
+from kd_ray.views import Proof, ViewRow, decode_views, encode_views
 
 VIEW_SET_FILE = "view_set.json"
 VIEWS_OBJECT = "views.parquet"
@@ -32,7 +32,7 @@ class ViewStore:
         return list(self.collection.commits())
 
     def write(self, unit: Unit, rows: list[ViewRow], sample_ids: SampleIds, *, attempt: str) -> bool:
-        """Store the params and digests of a unit's views, view by view; False if another attempt was first."""
+        """Store the params and proofs of a unit's views, view by view; False if another attempt was first."""
         return self.collection.publish(
             unit,
             {VIEWS_OBJECT: encode_views(rows)},
@@ -41,8 +41,8 @@ class ViewStore:
             members_digest=members_digest(sample_ids),
         )
 
-    def digests(self, commit: Commit, view_index: int) -> list[bytes]:
-        """The stored digests of one view of a unit, in the order of its rows.
+    def proofs(self, commit: Commit, view_index: int) -> list[Proof]:
+        """The stored proofs of one view of a unit, in the order of its rows.
 
         Raises:
             CacheCorrupt: the stored table is missing or does not match its checksums.
@@ -59,7 +59,7 @@ class ViewStore:
                 f"{location}: does not match its commit record ({len(data)} bytes, {size} committed). "
                 "Remove the unit's commit and run extract again."
             )
-        return [row.digest for row in decode_views(data) if row.view_index == view_index]
+        return [row.proof for row in decode_views(data) if row.view_index == view_index]
 
 
 def find_view_store(cache_uri: str, spec: Spec) -> ViewStore | None:

@@ -58,6 +58,8 @@ class Shard:
 class Rows:
     """Samples in stored order; -1 is no label, sizes are (height, width). Columns that were not asked for are empty.
 
+    `rows_per_group` cuts them into the row groups that they were read from.
+
     `masks` are encoded images of class indices; `boxes` and `polygons` lists of `{"label", "corners"}` and `{"label",
     "points"}` in fractions of the upright image; None where a sample has none.
     """
@@ -66,6 +68,7 @@ class Rows:
     labels: NDArray[np.int32]
     sizes_px: NDArray[np.int32]
     images: list[bytes]
+    rows_per_group: tuple[int, ...]
     masks: list[bytes | None] = field(default_factory=list)
     boxes: list[list[dict[str, Any]] | None] = field(default_factory=list)
     polygons: list[list[dict[str, Any]] | None] = field(default_factory=list)
@@ -155,7 +158,8 @@ class PackedCorpus:
         """
         wanted = [column for column in (*COLUMNS, *ANNOTATIONS) if column in columns]
         names = [name for column in wanted for name in (["height", "width"] if column == "size_px" else [column])]
-        table = self._read(self._commit(shard_name), ["sample_id", *names], groups=range(group_start, group_stop))
+        commit = self._commit(shard_name)
+        table = self._read(commit, ["sample_id", *names], groups=range(group_start, group_stop))
         sizes = [_numbers(table.column(name), np.int32) for name in ("height", "width") if name in names]
 
         def values(name: Column) -> list[Any]:
@@ -166,6 +170,7 @@ class PackedCorpus:
             labels=_labels(table) if "label" in names else np.empty(0, np.int32),
             sizes_px=np.stack(sizes, axis=1) if sizes else np.empty((0, 2), np.int32),
             images=values("image"),
+            rows_per_group=commit.rows_per_group[group_start:group_stop],
             masks=values("mask"),
             boxes=values("boxes"),
             polygons=values("polygons"),

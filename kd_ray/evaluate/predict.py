@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kd_ray.cache.replay import Replay
 from kd_ray.config.models import Input
 from kd_ray.config.views import EVALUATION_VIEW_SEED, Policy
-from kd_ray.corpus.images.decode import decode
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.corpus.source import SplitName
 from kd_ray.models.pixels import to_input
-from kd_ray.views import draw, render
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +45,13 @@ def predict(
     ids, labels, logits = [], [], []
     with torch.inference_mode():
         for rows in _row_groups(corpus, split, part=part, num_parts=num_parts):
+            replay = Replay(rows, policy=policy, seed=EVALUATION_VIEW_SEED)
             for start in range(0, len(rows.images), batch_size):
-                images = rows.images[start : start + batch_size]
-                keys = rows.sample_ids[start : start + batch_size]
-                pixels_BHWC = np.stack(
-                    [_render(image, int(key), policy, size) for image, key in zip(images, keys, strict=True)]
-                )
+                views = [replay.view(row, 0) for row in range(start, min(start + batch_size, len(rows.images)))]
+                pixels_BHWC = np.stack([view.render(size.size_px, size.interpolation) for view in views])
                 logits.append(logits_of(to_input(pixels_BHWC, size).to(device)).float().cpu().numpy())
                 if on_batch is not None:
-                    on_batch(len(images))
+                    on_batch(len(views))
             ids.append(rows.sample_ids)
             labels.append(rows.labels.astype(np.int64))
     return Predictions(
@@ -85,15 +82,3 @@ def _row_groups(corpus: PackedCorpus, split: SplitName, *, part: int, num_parts:
     places = [(shard.name, group) for shard in corpus.shards(split) for group in range(len(shard.rows_per_group))]
     for shard, group in places[part::num_parts]:
         yield corpus.read_rows(shard, group, group + 1)
-
-
-def _render(data: bytes, sample_id: int, policy: Policy, size: Input) -> NDArray[np.uint8]:
-    image_HWC = decode(data)
-    params = draw(
-        policy,
-        seed=EVALUATION_VIEW_SEED,
-        sample_id=sample_id,
-        view_index=0,
-        image_size_px=(image_HWC.shape[0], image_HWC.shape[1]),
-    )
-    return render(image_HWC, params, size_px=size.size_px, interpolation=size.interpolation)

@@ -13,15 +13,15 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.cache.replay import Replay
 from kd_ray.cache.target_set import Output
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import ViewStore
 from kd_ray.config.models import Input
 from kd_ray.config.views import Policy
-from kd_ray.corpus.images.decode import decode
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.teachers.frozen import FrozenTeacher
-from kd_ray.views import ViewRow, draw, render, view_digest
+from kd_ray.views import ViewRow, prove
 
 Pixels = NDArray[np.uint8]
 Rendered = tuple[list[ViewRow], Pixels]
@@ -123,37 +123,29 @@ class UnitExtractor:
 
     def _render(self, rows: Rows, unit: Unit, *, num_ahead: int) -> Iterator[Future[Rendered]]:
         """All rows in order, `num_ahead` of them in work: all views of a unit at once may be gigabytes of pixels."""
+        replay = Replay(rows, policy=self._policy, seed=self._view_seed)
         in_work: deque[Future[Rendered]] = deque()
         for row in range(len(rows.sample_ids)):
-            in_work.append(self._pool.submit(self._render_row, rows, row, unit))
+            in_work.append(self._pool.submit(self._render_row, replay, row, int(rows.sample_ids[row]), unit))
             if len(in_work) > num_ahead:
                 yield in_work.popleft()
         while in_work:
             yield in_work.popleft()
 
-    def _render_row(self, rows: Rows, row: int, unit: Unit) -> Rendered:
+    def _render_row(self, replay: Replay, row: int, sample_id: int, unit: Unit) -> Rendered:
         """All views of one row, decoded once: what is stored of each, and the pixels [V, H, W, 3] for the teacher."""
-        image_HWC = decode(rows.images[row])
-        sample_id = int(rows.sample_ids[row])
-        described, pixels = [], []
-        for view_index in range(unit.view_start, unit.view_stop):
-            params = draw(
-                self._policy,
-                seed=self._view_seed,
+        indices = range(unit.view_start, unit.view_stop)
+        views = replay.views(row, indices)
+        described = [
+            ViewRow(
                 sample_id=sample_id,
-                view_index=view_index,
-                image_size_px=(image_HWC.shape[0], image_HWC.shape[1]),
+                view_index=index,
+                params=view.params,
+                proof=prove(view, policy=self._policy),
             )
-            pixels.append(render(image_HWC, params, size_px=self._size.size_px, interpolation=self._size.interpolation))
-            described.append(
-                ViewRow(
-                    sample_id=sample_id,
-                    view_index=view_index,
-                    params=params,
-                    digest=view_digest(image_HWC, params, policy=self._policy),
-                )
-            )
-        return described, np.stack(pixels)
+            for index, view in zip(indices, views, strict=True)
+        ]
+        return described, np.stack([view.render(self._size.size_px, self._size.interpolation) for view in views])
 
 
 def _gather(rendered: Iterator[Future[Rendered]], count: int) -> tuple[list[Rendered], float]:

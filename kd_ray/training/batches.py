@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.cache.order import Order, lanes_of
+from kd_ray.cache.replay import Replay
 from kd_ray.cache.stream import Window
 from kd_ray.cache.units import Span
 from kd_ray.config.models import Input
 from kd_ray.config.views import Policy
-from kd_ray.corpus.images.decode import decode
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.models.pixels import to_input
-from kd_ray.training.losses import NO_LABEL
+from kd_ray.training.losses import NO_LABEL, Labels
 from kd_ray.training.prefetch import prefetched
-from kd_ray.views import ViewParams, draw, render
+from kd_ray.views import View, mix_of
 
 PREFETCHED_BATCHES = 4
 
@@ -35,7 +35,7 @@ class Batch:
     """What one step consumes: labels are NO_LABEL where none may be used, targets are [B, …] by (teacher, output)."""
 
     inputs_BCHW: Tensor
-    labels_B: Tensor
+    labels: Labels
     targets: Mapping[TargetKey, Tensor]
     sample_ids_B: NDArray[np.uint64]
     view_indices_B: NDArray[np.int64]
@@ -46,20 +46,24 @@ class LoadedSpan:
     """The rows of a span in memory, with what the target source keeps of one view of them."""
 
     rows: Rows
-    labels_N: NDArray[np.int64]
+    replay: Replay
+    label_of: Mapping[int, int]
     view_index: int
     targets: Mapping[TargetKey, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """One sample's turn: its decoded image, its replayed view, and where its targets are."""
+    """One sample's turn: its replayed view, that as the student sees it, and where its targets are."""
 
     loaded: LoadedSpan
     row: int
-    image_HWC: NDArray[np.uint8]
-    params: ViewParams
+    view: View
     pixels_HWC: NDArray[np.uint8]
+
+    @property
+    def sample_id(self) -> int:
+        return int(self.loaded.rows.sample_ids[self.row])
 
 
 class TargetSource(Protocol):
@@ -167,27 +171,20 @@ class BatchStream:
         return span, opened.loaded[index, view_index], int(window.rows[place])
 
     def _load(self, span: Span, rows: Rows, view_index: int) -> LoadedSpan:
-        usable = np.array([sample_id in self._usable_labels for sample_id in rows.sample_ids.tolist()])
+        labels = zip(rows.sample_ids.tolist(), rows.labels.tolist(), strict=True)
         return LoadedSpan(
             rows=rows,
-            labels_N=np.where(usable, rows.labels, NO_LABEL).astype(np.int64),
+            replay=Replay(rows, policy=self._settings.policy, seed=self._settings.view_seed, max_kept_bytes=0),
+            label_of={sample_id: label for sample_id, label in labels if sample_id in self._usable_labels},
             view_index=view_index,
             targets=self._targets.load(span, view_index, rows),
         )
 
     def _prepare(self, turn: tuple[Span, LoadedSpan, int]) -> Drawn:
         span, loaded, row = turn
-        image_HWC = decode(loaded.rows.images[row])
-        params = draw(
-            self._settings.policy,
-            seed=self._settings.view_seed,
-            sample_id=int(loaded.rows.sample_ids[row]),
-            view_index=loaded.view_index,
-            image_size_px=(image_HWC.shape[0], image_HWC.shape[1]),
-        )
+        view = loaded.replay.view(row, loaded.view_index)
         size = self._settings.input
-        pixels_HWC = render(image_HWC, params, size_px=size.size_px, interpolation=size.interpolation)
-        drawn = Drawn(loaded=loaded, row=row, image_HWC=image_HWC, params=params, pixels_HWC=pixels_HWC)
+        drawn = Drawn(loaded=loaded, row=row, view=view, pixels_HWC=view.render(size.size_px, size.interpolation))
         self._targets.check(span, drawn)
         return drawn
 
@@ -195,8 +192,22 @@ class BatchStream:
         pixels_BHWC = np.stack([each.pixels_HWC for each in drawn])
         return Batch(
             inputs_BCHW=to_input(pixels_BHWC, self._settings.input),
-            labels_B=torch.tensor([each.loaded.labels_N[each.row] for each in drawn], dtype=torch.int64),
+            labels=_labels_of(drawn),
             targets=self._targets.collect(drawn),
-            sample_ids_B=np.array([each.loaded.rows.sample_ids[each.row] for each in drawn], dtype=np.uint64),
+            sample_ids_B=np.array([each.sample_id for each in drawn], dtype=np.uint64),
             view_indices_B=np.array([each.loaded.view_index for each in drawn], dtype=np.int64),
         )
+
+
+def _labels_of(drawn: Sequence[Drawn]) -> Labels:
+    mixes = [mix_of(each.view.params) for each in drawn]
+    own = [each.loaded.label_of.get(each.sample_id, NO_LABEL) for each in drawn]
+    partners = [
+        NO_LABEL if mix is None else each.loaded.label_of.get(mix.partner, NO_LABEL)
+        for mix, each in zip(mixes, drawn, strict=True)
+    ]
+    return Labels(
+        own_B=torch.tensor(own, dtype=torch.int64),
+        partner_B=torch.tensor(partners, dtype=torch.int64),
+        weights_B=torch.tensor([1.0 if mix is None else mix.weight for mix in mixes], dtype=torch.float32),
+    )

@@ -123,7 +123,7 @@ def fit(
         optimizer.step()
         schedule.step()
         step += 1
-        window.add(total, terms, samples=len(batch.labels_B), wait_s=wait_s)
+        window.add(total, terms, samples=len(batch.sample_ids_B), wait_s=wait_s)
         if step % settings.log_every_steps == 0 or step == settings.num_steps:
             window.require_finite(step)
             metrics = window.metrics(optimizer.param_groups[0]["lr"])
@@ -153,7 +153,7 @@ def _loss_of(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     outputs = network(batch.inputs_BCHW.to(device, non_blocking=True))
     targets = {key: value.to(device, non_blocking=True) for key, value in batch.targets.items()}
-    return losses(outputs, batch.labels_B.to(device, non_blocking=True), targets)
+    return losses(outputs, batch.labels.to(device), targets)
 
 
 def _state(

@@ -18,15 +18,43 @@ BALANCED_COSINE_WEIGHT = 0.9
 BALANCED_SMOOTH_L1_BETA = 2.0
 
 
-def cross_entropy_loss(logits_BK: Tensor, labels_B: Tensor, *, label_smoothing: float) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """Labels [B] and those of the partners of mixed views [B], NO_LABEL for none; the first ones' weights [B]."""
+
+    own_B: Tensor
+    partner_B: Tensor
+    weights_B: Tensor
+
+    @classmethod
+    def unmixed(cls, labels_B: Tensor) -> "Labels":
+        """Labels of views that are not mixed."""
+        weights_B = torch.ones(labels_B.shape, dtype=torch.float32, device=labels_B.device)
+        return cls(own_B=labels_B, partner_B=torch.full_like(labels_B, NO_LABEL), weights_B=weights_B)
+
+    def to(self, device: torch.device) -> "Labels":
+        """The same on `device`."""
+        own_B, partner_B, weights_B = (
+            each.to(device, non_blocking=True) for each in (self.own_B, self.partner_B, self.weights_B)
+        )
+        return Labels(own_B=own_B, partner_B=partner_B, weights_B=weights_B)
+
+
+def cross_entropy_loss(logits_BK: Tensor, labels: Labels, *, label_smoothing: float) -> Tensor:
     """Cross-entropy in float32, averaged over the whole batch; a sample without a label (NO_LABEL) counts 0.
 
-    Dividing by the labelled samples alone would make the mean over workers depend on how many workers share a batch.
+    A mixed view's two labels count with the weights of its two images (Zhang et al. 2018, mixup). Dividing by the
+    labelled samples alone would make the mean over workers depend on how many workers share a batch.
     """
-    summed = F.cross_entropy(
-        logits_BK.float(), labels_B, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="sum"
-    )
-    return summed / len(labels_B)
+
+    def each(labels_B: Tensor) -> Tensor:
+        return F.cross_entropy(
+            logits_BK.float(), labels_B, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="none"
+        )
+
+    weights_B = labels.weights_B.float()
+    mixed_B = weights_B * each(labels.own_B) + (1.0 - weights_B) * each(labels.partner_B)
+    return mixed_B.sum() / len(mixed_B)
 
 
 def kd_loss(student_BK: Tensor, teacher_BK: Tensor, *, temperature: float) -> Tensor:
@@ -100,22 +128,22 @@ class WeightedLosses:
         return needed
 
     def __call__(
-        self, outputs: Mapping[str, Tensor], labels_B: Tensor, targets: Targets
+        self, outputs: Mapping[str, Tensor], labels: Labels, targets: Targets
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and each unweighted term by name (detached)."""
         total = outputs["logits"].new_zeros((), dtype=torch.float32)
         terms: dict[str, Tensor] = {}
         for index, loss in enumerate(self.losses):
-            value = self._term(index, outputs, labels_B, targets)
+            value = self._term(index, outputs, labels, targets)
             total = total + loss.weight * value
             terms[term_name(index, loss)] = value.detach()
         return total, terms
 
-    def _term(self, index: int, outputs: Mapping[str, Tensor], labels_B: Tensor, targets: Targets) -> Tensor:
+    def _term(self, index: int, outputs: Mapping[str, Tensor], labels: Labels, targets: Targets) -> Tensor:
         teacher = self.teachers[index] or ""
         match self.losses[index]:
             case CrossEntropyLoss(label_smoothing=smoothing):
-                return cross_entropy_loss(outputs["logits"], labels_B, label_smoothing=smoothing)
+                return cross_entropy_loss(outputs["logits"], labels, label_smoothing=smoothing)
             case KdLoss(temperature=temperature):
                 return kd_loss(outputs["logits"], targets[teacher, "logits"], temperature=temperature)
             case FeatureLoss(output=output, distance=distance):

@@ -19,9 +19,9 @@ from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import Rows
 from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.training.batches import Drawn, TargetKey
-from kd_ray.views import check_digest, render
+from kd_ray.views import check_view
 
-STORED_DIGESTS_KEPT = 64  # views of spans; what the lanes of one worker have open at a time
+STORED_PROOFS_KEPT = 64  # views of spans; what the lanes of one worker have open at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +39,8 @@ class CachedTargets:
         self._pinned = pinned
         self._policy = policy
         self._verify_one_in = verify_one_in
-        self._stored_digests = lru_cache(maxsize=STORED_DIGESTS_KEPT)(
-            lambda span, view_index: view_store.digests(pinned.views[span, view_index], view_index)
+        self._stored_proofs = lru_cache(maxsize=STORED_PROOFS_KEPT)(
+            lambda span, view_index: view_store.proofs(pinned.views[span, view_index], view_index)
         )
 
     def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
@@ -59,19 +59,11 @@ class CachedTargets:
 
     def check(self, span: Span, drawn: Drawn) -> None:
         """Check one view in `verify_one_in`, chosen by sample and view alone: every run checks the same ones."""
-        sample_id = int(drawn.loaded.rows.sample_ids[drawn.row])
         view_index = drawn.loaded.view_index
-        if (sample_id + view_index) % self._verify_one_in:
+        if (drawn.sample_id + view_index) % self._verify_one_in:
             return
-        stored = self._stored_digests(span, view_index)[drawn.row]
-        check_digest(
-            drawn.image_HWC,
-            drawn.params,
-            policy=self._policy,
-            expected=stored,
-            sample_id=sample_id,
-            view_index=view_index,
-        )
+        stored = self._stored_proofs(span, view_index)[drawn.row]
+        check_view(drawn.view, stored, policy=self._policy, sample_id=drawn.sample_id, view_index=view_index)
 
 
 class LiveTargets:
@@ -89,11 +81,7 @@ class LiveTargets:
         """One forward pass of each teacher over the batch's views at its own size."""
         targets: dict[TargetKey, Tensor] = {}
         for name, (teacher, size) in self._teachers.items():
-            views = [
-                render(each.image_HWC, each.params, size_px=size.size_px, interpolation=size.interpolation)
-                for each in drawn
-            ]
-            outputs = teacher(np.stack(views))
+            outputs = teacher(np.stack([each.view.render(size.size_px, size.interpolation) for each in drawn]))
             targets |= {(name, key): torch.from_numpy(value) for key, value in outputs.items()}
         return {key: value for key, value in targets.items() if key in self._needed}
 

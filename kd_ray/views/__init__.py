@@ -1,7 +1,7 @@
 """Views: drawn from a policy by key alone, rendered at any size, checked by digest."""
 
 from kd_ray.views.bits import Bits
-from kd_ray.views.digest import check_digest, view_digest
+from kd_ray.views.digest import Proof, check_view, prove
 from kd_ray.views.draw import draw, draw_mixed, policy_identity
 from kd_ray.views.params import (
     BoxParams,
@@ -17,6 +17,7 @@ from kd_ray.views.params import (
 )
 from kd_ray.views.render import RENDERER_VERSION, box_px, render
 from kd_ray.views.table import ViewRow, decode_views, encode_views
+from kd_ray.views.view import View
 from kd_ray.views.view_set import renderer_versions, view_set_identity
 
 __all__ = [
@@ -28,10 +29,12 @@ __all__ = [
     "FlipParams",
     "JitterParams",
     "MixParams",
+    "Proof",
+    "View",
     "ViewParams",
     "ViewRow",
     "box_px",
-    "check_digest",
+    "check_view",
     "decode_views",
     "draw",
     "draw_mixed",
@@ -40,8 +43,8 @@ __all__ = [
     "params_from_json",
     "params_to_json",
     "policy_identity",
+    "prove",
     "render",
     "renderer_versions",
-    "view_digest",
     "view_set_identity",
 ]

@@ -1,4 +1,4 @@
-"""The views of one unit as Parquet: which view, its params, and the digest of its pixels."""
+"""The views of one unit as Parquet: which view, its params, and the proof of its pixels."""
 
 import io
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kd_ray.errors import CacheCorrupt
-from kd_ray.views.digest import DIGEST_BYTES
+from kd_ray.views.digest import DIGEST_BYTES, THUMBNAIL_BYTES, Proof
 from kd_ray.views.params import ViewParams, params_from_json, params_to_json
 
 SCHEMA = pa.schema(
@@ -17,18 +17,20 @@ SCHEMA = pa.schema(
         pa.field("view_index", pa.int32(), nullable=False),
         pa.field("params", pa.string(), nullable=False),
         pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),
+        pa.field("thumbnail", pa.binary(THUMBNAIL_BYTES)),
     ]
 )
+WITHOUT_THUMBNAILS = pa.schema(list(SCHEMA)[:-1])  # as the first release wrote them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewRow:
-    """One view as stored; `digest` has 16 bytes."""
+    """One view as stored."""
 
     sample_id: int
     view_index: int
     params: ViewParams
-    digest: bytes
+    proof: Proof
 
 
 def encode_views(rows: Sequence[ViewRow]) -> bytes:
@@ -37,7 +39,8 @@ def encode_views(rows: Sequence[ViewRow]) -> bytes:
         "sample_id": [row.sample_id for row in rows],
         "view_index": [row.view_index for row in rows],
         "params": [params_to_json(row.params) for row in rows],
-        "digest": [row.digest for row in rows],
+        "digest": [row.proof.digest for row in rows],
+        "thumbnail": [row.proof.thumbnail for row in rows],
     }
     sink = io.BytesIO()
     # one row group, no dictionaries: nothing that depends on more than the rows
@@ -62,6 +65,8 @@ def decode_views(data: bytes) -> list[ViewRow]:
         table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
     except (OSError, pa.ArrowException) as error:
         raise CacheCorrupt(f"table of views: {error}. Restore it, or delete its unit and run again.") from error
+    if table.schema == WITHOUT_THUMBNAILS:
+        table = table.append_column(SCHEMA.field("thumbnail"), pa.nulls(len(table), pa.binary(THUMBNAIL_BYTES)))
     if table.schema != SCHEMA:
         raise CacheCorrupt(
             f"table of views: got columns {_describe(table.schema)}, expected {_describe(SCHEMA)}. "
@@ -69,8 +74,13 @@ def decode_views(data: bytes) -> list[ViewRow]:
         )
     columns = (table.column(name).to_pylist() for name in SCHEMA.names)
     return [
-        ViewRow(sample_id=sample_id, view_index=view_index, params=params_from_json(params), digest=digest)
-        for sample_id, view_index, params, digest in zip(*columns, strict=True)
+        ViewRow(
+            sample_id=sample_id,
+            view_index=view_index,
+            params=params_from_json(params),
+            proof=Proof(digest=digest, thumbnail=thumbnail),
+        )
+        for sample_id, view_index, params, digest, thumbnail in zip(*columns, strict=True)
     ]
 
 

@@ -182,7 +182,7 @@ def _step(corpus: PackedCorpus, loss: Loss) -> Callable[[Batch], None]:
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
 
     def step(batch: Batch) -> None:
-        total, _ = losses(student(batch.inputs_BCHW), batch.labels_B, batch.targets)
+        total, _ = losses(student(batch.inputs_BCHW), batch.labels, batch.targets)
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

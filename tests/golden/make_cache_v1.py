@@ -15,7 +15,7 @@ from kd_ray.cache.spec import Spec, output_spec, target_set_spec
 from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Span, Unit
 from kd_ray.cache.view_store import open_view_store
-from kd_ray.views import CenterCropParams, CropParams, FlipParams, JitterParams, ViewParams, ViewRow
+from kd_ray.views import CenterCropParams, CropParams, FlipParams, JitterParams, Proof, ViewParams, ViewRow
 
 CACHE = Path(__file__).parent / "cache_v1"
 IDS = np.array([0, 1, 2**64 - 1], dtype=np.uint64)
@@ -35,7 +35,12 @@ def main() -> None:
     view_set = Spec(name="golden-train", identity={"corpus_id": corpus_id, "policy": "golden", "seed": 0})
     store = open_view_store(str(CACHE), view_set, grid=Grid(unit_row_groups=2, unit_views=2))
     rows = [
-        ViewRow(sample_id=int(sample_id), view_index=view, params=params_of(view), digest=bytes([view, row] * 8))
+        ViewRow(
+            sample_id=int(sample_id),
+            view_index=view,
+            params=params_of(view),
+            proof=Proof(digest=bytes([view, row] * 8), thumbnail=None),
+        )
         for view in range(2)
         for row, sample_id in enumerate(IDS)
     ]

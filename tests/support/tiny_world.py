@@ -16,7 +16,7 @@ from kd_ray.config.corpus import AllLabels, FolderCorpus, HashSplit
 from kd_ray.config.models import Input, Optimizer, Schedule, Student, Teacher
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.train import FeatureLoss, Loss
-from kd_ray.config.views import ColorJitter, HorizontalFlip, Policy, RandomResizedCrop
+from kd_ray.config.views import ColorJitter, HorizontalFlip, Mix, Policy, RandomResizedCrop
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
 from kd_ray.extraction.job import build_extractor
@@ -44,6 +44,10 @@ POLICY = Policy(
         HorizontalFlip(kind="horizontal_flip"),
         ColorJitter(kind="color_jitter", brightness=0.4, contrast=0.4),
     ),
+)
+
+MIXED_POLICY = POLICY.model_copy(
+    update={"name": "tiny_mixed", "mix": Mix(mixup_alpha=0.8, cutmix_alpha=1.0, probability=0.75)}
 )
 
 
@@ -173,10 +177,12 @@ def live_source(teacher: KnownTeacher, *, outputs: Sequence[str] = ("summary", "
     )
 
 
-def stream_settings(*, num_views: int | None, global_batch_size: int = 16, num_threads: int = 1) -> StreamSettings:
+def stream_settings(
+    *, num_views: int | None, global_batch_size: int = 16, num_threads: int = 1, policy: Policy = POLICY
+) -> StreamSettings:
     """Batches of the tiny policy at the student's size."""
     return StreamSettings(
-        policy=POLICY,
+        policy=policy,
         view_seed=VIEW_SEED,
         num_views=num_views,
         input=Input(size_px=STUDENT_SIZE_PX),
@@ -226,7 +232,7 @@ def train_job(
         target_shapes={
             index: teacher.shapes[loss.output] for index, loss in enumerate(losses) if isinstance(loss, FeatureLoss)
         },
-        stream=stream_settings(num_views=views.num_views),
+        stream=stream_settings(num_views=views.num_views, policy=views.policy),
         order=full_order(corpus, views.spans, seed=1, num_lanes=4, window=2),
         source=source,
         settings=settings,

@@ -10,8 +10,10 @@ import kd_ray.cache
 from kd_ray.cache.plan import Grid
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.view_store import open_view_store
-from kd_ray.views import FlipParams, ViewRow
+from kd_ray.views import FlipParams, Proof, ViewRow
 from tests.support.tiny_cache import IDS, UNIT, new_output, values_of
+
+PROOF = Proof(digest=bytes(16), thumbnail=bytes(192))
 
 
 def _example() -> str:
@@ -26,7 +28,7 @@ def test_the_example_of_the_specification_reads_a_cache(
     cache_uri = str(tmp_path / "cache")
     view_set = Spec(name="golden-train", identity={"seed": 0})
     rows = [
-        ViewRow(sample_id=int(sample_id), view_index=view, params=(FlipParams(flipped=True),), digest=bytes(16))
+        ViewRow(sample_id=int(sample_id), view_index=view, params=(FlipParams(flipped=True),), proof=PROOF)
         for view in range(UNIT.num_views)
         for sample_id in IDS
     ]

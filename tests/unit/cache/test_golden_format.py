@@ -90,7 +90,7 @@ def test_the_commit() -> None:
 def test_the_grid_and_the_digests_of_the_views(view_store: ViewStore) -> None:
     assert view_store.grid == Grid(unit_row_groups=2, unit_views=2)
     commit = view_store.collection.commits()[UNIT]
-    assert view_store.digests(commit, 1) == [bytes([1, 0] * 8), bytes([1, 1] * 8), bytes([1, 2] * 8)]
+    assert [proof.digest for proof in view_store.proofs(commit, 1)] == [bytes([1, row] * 8) for row in range(3)]
 
 
 def test_the_params_of_the_views(view_store: ViewStore) -> None:

@@ -8,15 +8,15 @@ from kd_ray.cache.plan import Grid
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.view_store import ViewStore, find_view_store, open_view_store
 from kd_ray.errors import CacheCorrupt
-from kd_ray.views import FlipParams, ViewRow
+from kd_ray.views import FlipParams, Proof, ViewRow
 from tests.support.tiny_cache import IDS, UNIT
 
 SPEC = Spec(name="digits-train", identity={"policy": "digits", "seed": 0})
 GRID = Grid(unit_row_groups=2, unit_views=2)
 
 
-def _digest(view: int, row: int) -> bytes:
-    return bytes([view, row]) * 8
+def _proof(view: int, row: int) -> Proof:
+    return Proof(digest=bytes([view, row]) * 8, thumbnail=bytes([row, view]) * 96)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> ViewStore:
             sample_id=int(sample_id),
             view_index=view,
             params=(FlipParams(flipped=bool(row % 2)),),
-            digest=_digest(view, row),
+            proof=_proof(view, row),
         )
         for view in range(UNIT.view_start, UNIT.view_stop)
         for row, sample_id in enumerate(IDS)
@@ -41,9 +41,9 @@ def _table_path(store: ViewStore) -> Path:
     return Path(store.collection.storage.uri) / store.collection.object_name(commit, "views.parquet")
 
 
-def test_digests_come_back_view_by_view_in_the_order_of_the_rows(store: ViewStore) -> None:
+def test_proofs_come_back_view_by_view_in_the_order_of_the_rows(store: ViewStore) -> None:
     commit = store.collection.commits()[UNIT]
-    assert store.digests(commit, 1) == [_digest(1, row) for row in range(len(IDS))]
+    assert store.proofs(commit, 1) == [_proof(1, row) for row in range(len(IDS))]
 
 
 def test_its_units_are_those_committed(store: ViewStore) -> None:
@@ -71,10 +71,10 @@ def test_a_changed_byte_of_the_table_is_detected_and_named(store: ViewStore) -> 
         bad[position] ^= 0xFF
         path.write_bytes(bad)
         with pytest.raises(CacheCorrupt, match=f"{path}: does not match its commit record"):
-            store.digests(commit, 0)
+            store.proofs(commit, 0)
 
 
 def test_a_missing_table_of_a_committed_unit_is_corruption(store: ViewStore) -> None:
     _table_path(store).unlink()
     with pytest.raises(CacheCorrupt, match="is missing, though its unit is committed"):
-        store.digests(store.collection.commits()[UNIT], 0)
+        store.proofs(store.collection.commits()[UNIT], 0)

@@ -20,7 +20,7 @@ from kd_ray.extraction.unit import UnitExtractor
 from kd_ray.models import build_model, save_weights
 from kd_ray.storage import open_storage
 from kd_ray.teachers.frozen import FrozenTeacher
-from kd_ray.views import draw, render, view_digest
+from kd_ray.views import View, draw, prove, render
 from tests.support.tiny_world import (
     NUM_CLASSES,
     POLICY,
@@ -138,7 +138,7 @@ class TestMapping:
             for key, pixels in views.items():
                 np.testing.assert_array_equal(found[key], PixelTeacher.outputs_of(pixels[None])[name][0])
 
-    def test_every_view_has_its_own_params_and_digest(self, plan_for, tiny_corpus) -> None:
+    def test_every_view_has_its_own_params_and_proof(self, plan_for, tiny_corpus) -> None:
         plan = plan_for()
         extract(plan)
         store = find_view_store(plan.job.cache_uri, plan.job.view_set)
@@ -151,8 +151,8 @@ class TestMapping:
                 image = images[sample_id]
                 size_px = image.shape[:2]
                 params = draw(POLICY, seed=VIEW_SEED, sample_id=sample_id, view_index=view, image_size_px=size_px)
-                expected.append(view_digest(image, params, policy=POLICY))
-            assert store.digests(commit, view) == expected
+                expected.append(prove(View(params=params, image_HW3=image), policy=POLICY))
+            assert store.proofs(commit, view) == expected
 
     def test_values_are_those_of_the_frozen_teacher(self, plan_for, tiny_corpus, tiny_teacher) -> None:
         plan = plan_for()

@@ -63,7 +63,7 @@ def seen(batch: Batch) -> list[tuple[int, int]]:
 def assert_equal(found: Batch, wanted: Batch) -> None:
     assert seen(found) == seen(wanted)
     assert torch.equal(found.inputs_BCHW, wanted.inputs_BCHW)
-    assert torch.equal(found.labels_B, wanted.labels_B)
+    assert torch.equal(found.labels.own_B, wanted.labels.own_B)
 
 
 @pytest.mark.parametrize("num_workers", [2, 4])
@@ -72,7 +72,7 @@ def test_global_batches_do_not_depend_on_the_number_of_workers(make_stream, num_
     shares = [take(make_stream(), 20, worker=worker, num_workers=num_workers) for worker in range(num_workers)]
     for step, whole in enumerate(alone):
         parts = [share[step] for share in shares]
-        assert {len(part.labels_B) for part in parts} == {BATCH_SIZE // num_workers}
+        assert {len(part.sample_ids_B) for part in parts} == {BATCH_SIZE // num_workers}
         assert Counter(pair for part in parts for pair in seen(part)) == Counter(seen(whole))
 
 
@@ -141,7 +141,7 @@ def shown(batches: list[Batch]) -> dict[int, int]:
     return {
         sample_id: int(label)
         for batch in batches
-        for sample_id, label in zip(batch.sample_ids_B.tolist(), batch.labels_B, strict=True)
+        for sample_id, label in zip(batch.sample_ids_B.tolist(), batch.labels.own_B, strict=True)
     }
 
 

@@ -14,7 +14,7 @@ from kd_ray.errors import TrainingError
 from kd_ray.training.batches import Batch
 from kd_ray.training.fit import FitResult, Metrics, State, fit, samples_consumed
 from kd_ray.training.job import decode_state, encode_state
-from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.losses import Labels, WeightedLosses
 from tests.support.tiny_world import NEVER, fit_settings
 
 BATCH_SIZE, NUM_CLASSES, NUM_PIXELS = 8, 3, 5
@@ -73,7 +73,7 @@ def batches(first_step: int = 0, *, spoiled_step: int | None = None) -> Iterator
         inputs = torch.from_numpy(random.normal(size=(BATCH_SIZE, 3, 1, NUM_PIXELS)).astype(np.float32))
         yield Batch(
             inputs_BCHW=inputs * torch.nan if step + 1 == spoiled_step else inputs,
-            labels_B=torch.from_numpy(random.integers(-1, NUM_CLASSES, BATCH_SIZE)),
+            labels=Labels.unmixed(torch.from_numpy(random.integers(-1, NUM_CLASSES, BATCH_SIZE))),
             targets={("teacher", "logits"): torch.from_numpy(random.normal(size=(BATCH_SIZE, NUM_CLASSES))).float()},
             sample_ids_B=np.arange(BATCH_SIZE, dtype=np.uint64),
             view_indices_B=np.zeros(BATCH_SIZE, np.int64),

@@ -11,6 +11,7 @@ from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss
 from kd_ray.errors import TrainingError
 from kd_ray.training.losses import (
     NO_LABEL,
+    Labels,
     WeightedLosses,
     balanced_loss,
     cosine_loss,
@@ -87,19 +88,35 @@ class TestCrossEntropy:
         log_q = log_softmax(wide(logits)[known])
         target = np.eye(4)[labels.numpy()[known]] * (1 - smoothing) + smoothing / 4
         expected = -(target * log_q).sum() / len(labels)
-        np.testing.assert_allclose(cross_entropy_loss(logits, labels, label_smoothing=smoothing), expected, rtol=RTOL)
+        np.testing.assert_allclose(
+            cross_entropy_loss(logits, Labels.unmixed(labels), label_smoothing=smoothing), expected, rtol=RTOL
+        )
 
     def test_two_workers_average_to_the_whole_batch(self) -> None:
         logits, labels = normal(6, 4), torch.tensor([3, NO_LABEL, 0, NO_LABEL, NO_LABEL, 3])
         halves = [
-            cross_entropy_loss(logits[part], labels[part], label_smoothing=0.0) for part in (slice(3), slice(3, 6))
+            cross_entropy_loss(logits[part], Labels.unmixed(labels[part]), label_smoothing=0.0)
+            for part in (slice(3), slice(3, 6))
         ]
-        whole = cross_entropy_loss(logits, labels, label_smoothing=0.0)
+        whole = cross_entropy_loss(logits, Labels.unmixed(labels), label_smoothing=0.0)
         np.testing.assert_allclose(sum(halves) / 2, whole, rtol=RTOL)
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    def test_mixed_labels_are_the_cross_entropy_with_the_mixed_distribution(self, smoothing: float) -> None:
+        logits, weights = normal(3, 4), np.array([0.25, 1.0, 0.5])
+        own, partner = np.array([3, 0, 1]), np.array([2, NO_LABEL, 1])
+        target = weights[:, None] * np.eye(4)[own]
+        target[[0, 2]] += (1 - weights[[0, 2]])[:, None] * np.eye(4)[partner[[0, 2]]]
+        target = target * (1 - smoothing) + smoothing / 4
+        expected = -(target * log_softmax(logits.numpy().astype(np.float64))).sum() / 3
+        labels = Labels(
+            own_B=torch.from_numpy(own), partner_B=torch.from_numpy(partner), weights_B=torch.from_numpy(weights)
+        )
+        np.testing.assert_allclose(cross_entropy_loss(logits, labels, label_smoothing=smoothing), expected, rtol=RTOL)
 
     def test_a_batch_without_labels_is_zero_with_zero_gradients(self) -> None:
         logits = normal(3, 4).requires_grad_()
-        loss = cross_entropy_loss(logits, torch.full((3,), NO_LABEL), label_smoothing=0.1)
+        loss = cross_entropy_loss(logits, Labels.unmixed(torch.full((3,), NO_LABEL)), label_smoothing=0.1)
         loss.backward()
         assert loss == 0
         assert logits.grad is not None
@@ -180,9 +197,9 @@ class TestWeightedLosses:
             ("other", "spatial"): normal(4, 2, 2, 6, seed=6),
             ("other", "summary"): normal(4, 8, seed=7),
         }
-        total, terms = self.weighted(outputs, labels, targets)
+        total, terms = self.weighted(outputs, Labels.unmixed(labels), targets)
         expected = {
-            "0_cross_entropy": cross_entropy_loss(outputs["logits"], labels, label_smoothing=0.0),
+            "0_cross_entropy": cross_entropy_loss(outputs["logits"], Labels.unmixed(labels), label_smoothing=0.0),
             "1_kd": kd_loss(outputs["logits"], targets["big", "logits"], temperature=2.0),
             "2_feature_summary": cosine_loss(outputs["feature_2"], targets["big", "summary"]),
             "3_feature_spatial": mse_loss(outputs["feature_3"], targets["other", "spatial"]),
@@ -196,7 +213,7 @@ class TestWeightedLosses:
     def test_terms_do_not_hold_the_graph(self) -> None:
         logits = normal(4, 3).requires_grad_()
         losses = WeightedLosses(losses=(CrossEntropyLoss(kind="cross_entropy"),), teachers=(None,))
-        total, terms = losses({"logits": logits}, torch.tensor([0, 1, 2, 0]), {})
+        total, terms = losses({"logits": logits}, Labels.unmixed(torch.tensor([0, 1, 2, 0])), {})
         assert total.requires_grad
         assert not any(term.requires_grad for term in terms.values())
 

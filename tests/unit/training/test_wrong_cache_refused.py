@@ -77,7 +77,7 @@ def store_digests_of_the_neighbours(plan: TargetPlan) -> None:
     for unit, commit in store.collection.commits().items():
         rows = decode_views(storage.read(store.collection.object_name(commit, VIEWS_OBJECT)))
         shifted = [
-            replace(row, digest=neighbour.digest) for row, neighbour in zip(rows, [*rows[1:], rows[0]], strict=True)
+            replace(row, proof=neighbour.proof) for row, neighbour in zip(rows, [*rows[1:], rows[0]], strict=True)
         ]
         storage.remove(f"{store.collection.folder}/commits/{unit.id}.0.json")
         store.write(unit, shifted, np.array([row.sample_id for row in rows], np.uint64), attempt="second")

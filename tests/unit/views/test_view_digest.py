@@ -11,7 +11,7 @@ import pytest
 import kd_ray
 from kd_ray.config.views import Policy
 from kd_ray.errors import ViewMismatch
-from kd_ray.views import check_digest, draw, view_digest
+from kd_ray.views import Proof, View, ViewParams, check_view, draw, prove
 from kd_ray.views.color import Pixels
 
 GOLDEN_DIGESTS = [
@@ -24,13 +24,13 @@ IN_ANOTHER_PROCESS = """
 import sys
 import numpy as np
 from kd_ray.config.views import Policy
-from kd_ray.views import draw, view_digest
+from kd_ray.views import View, draw, prove
 
 policy = Policy.model_validate_json(sys.argv[1])
 image_HW3 = np.frombuffer(sys.stdin.buffer.read(), dtype=np.uint8).reshape(60, 80, 3)
 for index in range(12):
     params = draw(policy, seed=0, sample_id=7, view_index=index, image_size_px=(60, 80))
-    print(view_digest(image_HW3, params, policy=policy).hex())
+    print(prove(View(params=params, image_HW3=image_HW3), policy=policy).digest.hex())
 """
 NO_VECTOR_UNITS = {
     "OPENCV_IPP": "disabled",
@@ -39,9 +39,13 @@ NO_VECTOR_UNITS = {
 }
 
 
+def proof_of(image_HW3: Pixels, params: ViewParams, policy: Policy) -> Proof:
+    return prove(View(params=params, image_HW3=image_HW3), policy=policy)
+
+
 def digests(image_HW3: Pixels, policy: Policy) -> list[str]:
     drawn = [draw(policy, seed=0, sample_id=7, view_index=index, image_size_px=(60, 80)) for index in range(12)]
-    return [view_digest(image_HW3, params, policy=policy).hex() for params in drawn]
+    return [proof_of(image_HW3, params, policy).digest.hex() for params in drawn]
 
 
 def test_the_digests_of_a_fixed_image_are_the_committed_ones(image_HW3: Pixels, strong_policy: Policy) -> None:
@@ -74,22 +78,24 @@ def test_the_size_is_part_of_the_digest(image_HW3: Pixels, strong_policy: Policy
     wide, tall = (strong_policy.model_copy(update={"digest_size_px": size_px}) for size_px in ((16, 64), (64, 16)))
     white_HW3 = image_HW3 * 0 + 255
     params = draw(wide, seed=0, sample_id=0, view_index=0, image_size_px=(60, 80))[:1]
-    assert view_digest(white_HW3, params, policy=wide) != view_digest(white_HW3, params, policy=tall)
+    assert proof_of(white_HW3, params, wide).digest != proof_of(white_HW3, params, tall).digest
 
 
 def test_a_replayed_view_passes(image_HW3: Pixels, strong_policy: Policy) -> None:
     params = draw(strong_policy, seed=0, sample_id=7, view_index=1, image_size_px=(60, 80))
-    expected = view_digest(image_HW3, params, policy=strong_policy)
-    check_digest(image_HW3, params, policy=strong_policy, expected=expected, sample_id=7, view_index=1)
+    stored = proof_of(image_HW3, params, strong_policy)
+    view = View(params=params, image_HW3=image_HW3)
+    assert check_view(view, stored, policy=strong_policy, sample_id=7, view_index=1) == "same"
 
 
 def test_a_changed_image_is_named_with_both_digests(image_HW3: Pixels, strong_policy: Policy) -> None:
     params = draw(strong_policy, seed=0, sample_id=7, view_index=1, image_size_px=(60, 80))
-    expected = view_digest(image_HW3, params, policy=strong_policy)
+    stored = proof_of(image_HW3, params, strong_policy)
     changed_HW3 = 255 - image_HW3
+    changed = View(params=params, image_HW3=changed_HW3)
     with pytest.raises(ViewMismatch) as caught:
-        check_digest(changed_HW3, params, policy=strong_policy, expected=expected, sample_id=0xAB, view_index=3)
+        check_view(changed, stored, policy=strong_policy, sample_id=0xAB, view_index=3)
     message = str(caught.value)
     assert message.startswith("sample 00000000000000ab, view 3: ")
-    assert expected.hex() in message
-    assert view_digest(changed_HW3, params, policy=strong_policy).hex() in message
+    assert stored.digest.hex() in message
+    assert proof_of(changed_HW3, params, strong_policy).digest.hex() in message

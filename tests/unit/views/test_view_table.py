@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kd_ray.config.views import Policy
 from kd_ray.errors import CacheCorrupt
-from kd_ray.views import FlipParams, ViewRow, decode_views, draw, encode_views
+from kd_ray.views import FlipParams, Proof, ViewRow, decode_views, draw, encode_views
 
 any_rows = st.lists(
     st.builds(
@@ -18,7 +18,11 @@ any_rows = st.lists(
         sample_id=st.integers(0, 2**64 - 1),
         view_index=st.integers(0, 2**31 - 1),
         params=st.tuples(st.builds(FlipParams, flipped=st.booleans())),
-        digest=st.binary(min_size=16, max_size=16),
+        proof=st.builds(
+            Proof,
+            digest=st.binary(min_size=16, max_size=16),
+            thumbnail=st.none() | st.binary(min_size=192, max_size=192),
+        ),
     ),
     max_size=20,
 )
@@ -31,7 +35,7 @@ def rows(strong_policy: Policy) -> list[ViewRow]:
             sample_id=sample_id,
             view_index=view_index,
             params=draw(strong_policy, seed=0, sample_id=sample_id, view_index=view_index, image_size_px=(60, 80)),
-            digest=bytes([view_index]) * 16,
+            proof=Proof(digest=bytes([view_index]) * 16, thumbnail=bytes(192)),
         )
         for sample_id in (1, 2**64 - 1, 5)
         for view_index in range(4)
