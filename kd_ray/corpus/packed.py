@@ -133,16 +133,13 @@ class PackedCorpus:
         """Class names by label; empty without labels."""
         return self.identity.classes
 
-    def all_shards(self) -> list[Shard]:
-        """The shards of all splits, sorted by name."""
+    def shards(self, split: SplitName) -> list[Shard]:
+        """The shards of `split`, sorted by name."""
         return [
             Shard(name=commit.shard, source=commit.source, split=commit.split, rows_per_group=commit.rows_per_group)
             for commit in self.commits
+            if commit.split == split
         ]
-
-    def shards(self, split: SplitName) -> list[Shard]:
-        """The shards of `split`, sorted by name."""
-        return [shard for shard in self.all_shards() if shard.split == split]
 
     def num_samples(self, split: SplitName) -> int:
         """How many samples `split` has."""

@@ -224,13 +224,13 @@ class TestBadInput:
 
 
 class TestRestart:
-    @pytest.mark.parametrize("after", [False, True])
-    def test_a_crash_at_any_write_continues_to_the_same_bytes(self, tmp_path, after):
+    @pytest.mark.parametrize(("after", "label_map"), [(False, {}), (True, {}), (True, {"a": "b", "b": "a"})])
+    def test_a_crash_at_any_write_continues_to_the_same_bytes(self, tmp_path, after, label_map):
         write_classes(tmp_path / "src", per_class=8)
-        pack(folder(tmp_path, packed="whole"))
+        pack(folder(tmp_path, packed="whole", label_map=label_map))
         num_crashes = 0
         while True:
-            config = folder(tmp_path, packed=f"crash-{num_crashes}")
+            config = folder(tmp_path, packed=f"crash-{num_crashes}", label_map=label_map)
             with pytest.MonkeyPatch.context() as machine:
                 crash_at(machine, num_crashes, after=after)
                 try:

@@ -1,6 +1,7 @@
 """What a recipe may ask of a packing: filters, other sizes, other classes, splits, several sources."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,18 @@ class TestLabelMap:
         result = pack(folder(tmp_path, label_map={"a": "x", "b": "x"}))
         assert (result.num_duplicates, result.left_out) == (1, {})
 
+    def test_the_classes_stay_when_all_files_are_other_ones(self, tmp_path: Path) -> None:
+        write_classes(tmp_path / "src", per_class=5)
+        pack(folder(tmp_path, label_map={"a": "b", "b": "a"}))
+        before = open_corpus(str(tmp_path / "packed"))
+        shutil.rmtree(tmp_path / "src")
+        write_classes(tmp_path / "src", per_class=5, first_seed=500)
+        pack(folder(tmp_path, label_map={"a": "b", "b": "a"}))
+        after = open_corpus(str(tmp_path / "packed"))
+        assert after.classes == before.classes
+        labels = [row["label"] for row in rows_of(after)]
+        assert sorted(labels) == [0] * 10 + [1] * 10
+
     def test_an_unknown_class_is_refused_before_anything_is_written(self, tmp_path: Path) -> None:
         write_classes(tmp_path / "src", per_class=5)
         with pytest.raises(CorpusError, match="label_map names 'q'"):
@@ -227,6 +240,25 @@ class TestAnnotations:
         assert with_some["polygons"] == [{"label": 1, "points": [0.0, 0.0, 1.0, 0.0, 0.5, 1.0]}]
         assert with_some["caption"] == "zwei Kästen"
         assert [without[name] for name in ("boxes", "polygons", "caption", "mask")] == [None] * 4
+
+    def test_a_mask_that_changes_after_packing_is_refused(self, tmp_path: Path) -> None:
+        for number in range(3):
+            write(tmp_path / "src" / "images" / f"{number}.png", png(number))
+            write(tmp_path / "src" / "masks" / f"{number}.png", encoded(Image.fromarray(np.ones((6, 5), np.uint8))))
+        section = {"kind": "segmentation", "uri": str(tmp_path / "src")}
+        packed(section, tmp_path)
+        write(tmp_path / "src" / "masks" / "0.png", encoded(Image.fromarray(np.full((6, 5), 2, np.uint8))))
+        with pytest.raises(CorpusError, match=r"masks, boxes or polygons have changed.*corpus\.overrides_uri"):
+            packed(section, tmp_path)
+
+    def test_a_copy_with_a_caption_stays(self, tmp_path: Path) -> None:
+        for name in ("0.png", "1.png"):
+            write(tmp_path / "src" / name, png(0))
+        (tmp_path / "src" / "list.csv").write_text("image,caption\n0.png,\n1.png,a cat\n")
+        section = {"kind": "listing", "uri": str(tmp_path / "src" / "list.csv"), "caption_column": "caption"}
+        result, corpus = packed({**section, "label_column": None}, tmp_path)
+        assert result.num_duplicates == 1
+        assert [row["caption"] for row in rows_of(corpus)] == ["a cat"]
 
     def test_a_mask_of_another_size_or_kind_is_quarantined(self, tmp_path: Path) -> None:
         for name, mask in (

@@ -21,6 +21,7 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 ACCEPTED = -1  # in place of an index into REASONS
 NO_NAME = -1  # in place of an index into the label names
 BATCH_SIZE = 4096
+PART_VERSION = 2  # changes with PART_SCHEMA: parts that another version left are not read
 COUNTED = ("num_rows", "num_bytes", "location_bytes", "locator_bytes")
 
 PART_SCHEMA = pa.schema(
@@ -32,6 +33,7 @@ PART_SCHEMA = pa.schema(
         pa.field("reason", pa.int8(), nullable=False),
         pa.field("label", pa.string()),
         pa.field("annotations", pa.uint64(), nullable=False),
+        pa.field("has_caption", pa.bool_(), nullable=False),
         pa.field("sha256", pa.binary(32), nullable=False),
         pa.field("crc32c", pa.uint32(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
@@ -55,6 +57,7 @@ class Finding:
     reason: Reason | None
     label: str | None
     annotations: int
+    has_caption: bool
     sha256: bytes
     crc32c: int
     size_bytes: int
@@ -112,6 +115,7 @@ def _table(findings: Sequence[Finding]) -> Any:
         "reason": [ACCEPTED if each.reason is None else REASONS.index(each.reason) for each in findings],
         "label": [each.label for each in findings],
         "annotations": [each.annotations for each in findings],
+        "has_caption": [each.has_caption for each in findings],
         "sha256": [each.sha256 for each in findings],
         "crc32c": [each.crc32c for each in findings],
         "size_bytes": [each.size_bytes for each in findings],
@@ -180,6 +184,7 @@ class Findings:
     label: NDArray[np.int32]
     label_names: tuple[str, ...]
     annotations: NDArray[np.uint64]
+    has_caption: NDArray[np.bool_]
     sha256: NDArray[np.uint8]
     crc32c: NDArray[np.uint32]
     size_bytes: NDArray[np.int64]
@@ -214,6 +219,9 @@ def gather(parts: Iterable[tuple[int, bytes]], sizes: Sequence[PartSize]) -> Fin
             annotations = table.column("annotations").to_numpy()
             if annotations.any():
                 found.annotations[row:stop] = annotations
+            captions = table.column("has_caption").to_numpy()
+            if captions.any():
+                found.has_caption[row:stop] = captions
             hashes = b"".join(table.column("sha256").to_pylist())
             found.sha256[row:stop] = np.frombuffer(hashes, np.uint8).reshape(-1, 32)
             runs, inverse = np.unique(table.column("run").to_numpy(), return_inverse=True)
@@ -240,6 +248,7 @@ def _empty(num_rows: int, sizes: Sequence[PartSize]) -> Findings:
         label=np.empty(num_rows, np.int32),
         label_names=(),
         annotations=np.zeros(num_rows, np.uint64),  # takes no memory before it is written to
+        has_caption=np.zeros(num_rows, np.bool_),
         sha256=np.empty((num_rows, 32), np.uint8),
         crc32c=np.empty(num_rows, np.uint32),
         size_bytes=np.empty(num_rows, np.int64),

@@ -14,6 +14,7 @@ from kd_ray.config.corpus import Corpus
 from kd_ray.corpus.format import (
     CORPUS_NAME,
     FORMAT_VERSION,
+    Commit,
     Identity,
     Packing,
     Settings,
@@ -44,7 +45,6 @@ from kd_ray.corpus.packing.refusals import (
 from kd_ray.corpus.packing.scan import Scanner, ScanTask, part_object
 from kd_ray.corpus.packing.shard import ShardRef, encode_plan
 from kd_ray.corpus.packing.write import ShardWriter, WriteTask, plan_object
-from kd_ray.corpus.source import SplitName
 from kd_ray.corpus.sources.files import read_ahead
 from kd_ray.corpus.sources.opening import NamedSource, description, open_sources
 from kd_ray.errors import CorpusError
@@ -170,8 +170,10 @@ def _pack(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, r
     findings = _gather(storage, listed, sizes)
     identity, history = read_identity(storage), read_history(storage)
     before = history.classes(identity)
-    refuse_reordered_classes(before, listed.class_names, where=config.packed_uri)
-    classes = class_list([before, *listed.class_names], findings.label_names, config.label_map, where=config.packed_uri)
+    refuse_reordered_classes(before, listed.class_names, config.label_map, where=config.packed_uri)
+    classes = class_list(
+        listed.class_names, findings.label_names, config.label_map, before=before, where=config.packed_uri
+    )
     verdict = judge(findings, label_indices(findings.label_names, classes, config.label_map))
     names = [named.name for named in listed.sources]
     write_quarantine(storage, findings, verdict, listing_digest=digest, sources=names)
@@ -308,13 +310,11 @@ def _settings(config: Corpus) -> Settings:
     )
 
 
-def _packed(corpus: PackedCorpus) -> Iterator[tuple[SplitName, Members]]:
+def _packed(corpus: PackedCorpus) -> Iterator[tuple[Commit, Members]]:
     """All packed samples, a shard at a time."""
-    shards = corpus.all_shards()
-    for shard, members in read_ahead(
-        lambda shard: corpus.shard_members(shard.name), shards, num_readers=NUM_DRIVER_THREADS
-    ):
-        yield shard.split, members
+    yield from read_ahead(
+        lambda commit: corpus.shard_members(commit.shard), corpus.commits, num_readers=NUM_DRIVER_THREADS
+    )
 
 
 def _create_identity(storage: Storage, identity: Identity, *, where: str) -> Identity:

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,32 +65,44 @@ class PlannedShard:
 
 
 def class_list(
-    declared: Sequence[Sequence[str]], found: Sequence[str], label_map: Mapping[str, str | None], *, where: str
+    declared: Sequence[Sequence[str]],
+    found: Sequence[str],
+    label_map: Mapping[str, str | None],
+    *,
+    before: Sequence[str] = (),
+    where: str,
 ) -> tuple[str, ...]:
-    """Class names by label: those that sources declare in their order, then the others, numbers before names.
+    """Class names by label: those `before`, which keep their numbers, then those that sources declare in their order,
+    then the others, numbers before names.
 
-    Where all are numbers and few are missing, the names are all numbers from 0 to the highest.
+    Where all are numbers and few are missing, the names are all numbers from 0 to the highest. `before` are names as
+    they are packed, `declared` and `found` as the sources have them: `label_map` is for the latter.
 
     Raises:
-        CorpusError: `label_map` names a class that there is not.
+        CorpusError: `label_map` names a class that there is not, at the first packing.
     """
     others = sorted(set(found), key=lambda name: (not _is_number(name), int(name) if _is_number(name) else 0, name))
     known = list(dict.fromkeys([*(name for names in declared for name in names), *others]))
     for name in label_map:
-        if name not in known:
+        if name not in known and not before:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise CorpusError(
                 f"{where}: corpus.label_map names {name!r}, but the classes are {shortened(known)}.{hint} "
                 "Correct the map."
             )
-    counted = all(list(names) == [str(number) for number in range(len(names))] for names in declared)
+    counted = all(list(names) == [str(number) for number in range(len(names))] for names in (before, *declared))
     if counted and not label_map and known and all(map(_is_number, known)):
-        highest = max(map(int, known))
-        if highest < MAX_MISSING_NUMBERS + 2 * len(known):
+        highest = max(map(int, (*before, *known)))
+        if highest < MAX_MISSING_NUMBERS + 2 * (len(before) + len(known)):
             return tuple(str(number) for number in range(highest + 1))
-    mapped = (label_map.get(name, name) for name in known)
-    return tuple(dict.fromkeys(name for name in mapped if name is not None))
+    return tuple(dict.fromkeys((*before, *mapped_names(known, label_map))))
+
+
+def mapped_names(names: Iterable[str], label_map: Mapping[str, str | None]) -> list[str]:
+    """What the map makes of class names, each once, in the order of the first of them."""
+    mapped = (label_map.get(name, name) for name in names)
+    return list(dict.fromkeys(name for name in mapped if name is not None))
 
 
 def _is_number(name: str) -> bool:
@@ -108,7 +120,8 @@ def label_indices(
 
 
 def judge(findings: Findings, labels: NDArray[np.int32]) -> Verdict:
-    """Decide between copies: what disagrees leaves none, test goes before val before train, else the first one stays.
+    """Decide between copies: what disagrees leaves none, test goes before val before train, then the first one stays
+    that has annotations, a caption, or neither.
 
     `labels` are the classes of the findings' label names. A missing label is no disagreement.
 
@@ -170,10 +183,9 @@ def _judge_copies(rows: Rows, findings: Findings, verdict: Verdict) -> int:
         return 0
     splits = findings.split[rows]
     stays_in = max(splits.tolist())  # in the order of SPLITS: what is held out stays held out
-    annotated = findings.annotations[rows] != 0
     candidates = rows[splits == stays_in]
-    with_annotations = rows[(splits == stays_in) & annotated]
-    stays = int(with_annotations[0] if len(with_annotations) else candidates[0])
+    tells_most = np.lexsort((~findings.has_caption[candidates], findings.annotations[candidates] == 0))
+    stays = int(candidates[tells_most[0]])
     leaking = rows[splits != stays_in]
     verdict.reason[leaking] = REASONS.index("duplicate_of_test")
     verdict.kept[stays] = True
@@ -224,7 +236,6 @@ def plan_shards(
             rows = ordered[findings.split[ordered] == SPLITS.index(split)]
             for chosen in _cut(rows, findings.size_bytes[rows], settings=settings):
                 digest = hashlib.sha256(findings.sha256[chosen].tobytes()).hexdigest()
-                said = hashlib.sha256(verdict.label[chosen].tobytes() + findings.annotations[chosen].tobytes())
                 name = shard_name(split, numbers.get(split, 0))
                 numbers[split] = numbers.get(split, 0) + 1
                 shards.append(
@@ -234,10 +245,16 @@ def plan_shards(
                         split=split,
                         rows=chosen,
                         digest=digest,
-                        annotations=said.hexdigest()[:16],
+                        annotations=annotations_of(chosen, findings, verdict),
                     )
                 )
     return shards
+
+
+def annotations_of(rows: Rows, findings: Findings, verdict: Verdict) -> str:
+    """A digest (hex) of the labels, masks, boxes and polygons of a shard's samples, in their order."""
+    said = hashlib.sha256(verdict.label[rows].tobytes() + findings.annotations[rows].tobytes())
+    return said.hexdigest()[:16]
 
 
 def _cut(rows: Rows, sizes: NDArray[np.int64], *, settings: Settings) -> Iterator[Rows]:

@@ -1,13 +1,13 @@
 """What a packing refuses, each with what to do: pure functions of what the scan found and of what is packed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from kd_ray.corpus.format import Identity, Settings
 from kd_ray.corpus.packing.findings import NO_NAME, Findings
 from kd_ray.corpus.packing.known import Known
-from kd_ray.corpus.packing.plan import Verdict
+from kd_ray.corpus.packing.plan import Verdict, mapped_names
 from kd_ray.corpus.packing.text import shortened
 from kd_ray.corpus.source import SPLITS
 from kd_ray.errors import CorpusError
@@ -21,9 +21,11 @@ def refuse_changed_settings(identity: Identity, settings: Settings, *, where: st
         _refuse_changed(name, getattr(identity.settings, name), getattr(settings, name), where=where)
 
 
-def refuse_reordered_classes(packed: Sequence[str], declared: Sequence[Sequence[str]], *, where: str) -> None:
+def refuse_reordered_classes(
+    packed: Sequence[str], declared: Sequence[Sequence[str]], label_map: Mapping[str, str | None], *, where: str
+) -> None:
     """Raise CorpusError where a source declares packed classes in another order: its numbers would mean others."""
-    for names in declared:
+    for names in (mapped_names(each, label_map) for each in declared):
         kept = [name for name in packed if name in names]
         if kept != [name for name in names if name in packed]:
             raise CorpusError(
@@ -48,6 +50,7 @@ def refuse_changed_samples(findings: Findings, verdict: Verdict, known: Known, *
     relabelled = known.is_packed & (verdict.label != known.label)
     changed = np.flatnonzero(relabelled | (known.is_packed & (findings.split != known.split)))
     if not len(changed):
+        _refuse_reannotated(findings, known, where=where)
         return
     row = int(changed[0])
     if relabelled[row]:
@@ -58,6 +61,16 @@ def refuse_changed_samples(findings: Findings, verdict: Verdict, known: Known, *
         f"{where}: {len(changed)} packed samples have changed in the source; the first: {findings.where(row)} {told}. "
         f"A corpus only grows: restore what was packed, give new labels by corpus.overrides_uri, or {NEW_URI}."
     )
+
+
+def _refuse_reannotated(findings: Findings, known: Known, *, where: str) -> None:
+    rows = np.flatnonzero(known.is_reannotated)
+    if len(rows):
+        raise CorpusError(
+            f"{where}: masks, boxes or polygons have changed in the source, of at least one of {len(rows):,} packed "
+            f"samples that share a shard with {findings.where(int(rows[0]))}. A corpus only grows: restore what was "
+            f"packed, give new ones by corpus.overrides_uri, or {NEW_URI}."
+        )
 
 
 def refuse_bad(

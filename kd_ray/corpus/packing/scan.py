@@ -10,7 +10,7 @@ from kd_ray.config.corpus import HashSplit, NativeResolutionFilter, Split
 from kd_ray.corpus.images.check import check
 from kd_ray.corpus.images.decode import BadImage
 from kd_ray.corpus.images.masks import check_mask
-from kd_ray.corpus.packing.findings import Finding, PartSize, read_part_size, write_part
+from kd_ray.corpus.packing.findings import PART_VERSION, Finding, PartSize, read_part_size, write_part
 from kd_ray.corpus.source import Extent, Input, Reason, Rejected, Source, SplitName
 from kd_ray.storage import open_storage
 from kd_ray.storage.base import canonical_json
@@ -81,6 +81,7 @@ class Scanner:
             reason=reason,
             label=each.label,
             annotations=annotations_digest(each),
+            has_caption=each.caption is not None,
             sha256=sha256,
             crc32c=google_crc32c.value(each.data),
             size_bytes=len(each.data),
@@ -90,7 +91,7 @@ class Scanner:
 
 def part_object(folder: str, index: int) -> str:
     """The object of one part of a scan."""
-    return f"{folder}/{index:06d}.parquet"
+    return f"{folder}/{index:06d}.{PART_VERSION}.parquet"
 
 
 def split_of(sha256: bytes, split: HashSplit) -> SplitName:
@@ -132,6 +133,7 @@ def _rejected(each: Rejected, *, split: SplitName) -> Finding:
         reason=each.reason,
         label=None,
         annotations=0,
+        has_caption=False,
         sha256=NO_HASH,
         crc32c=0,
         size_bytes=each.size_bytes,

@@ -79,7 +79,7 @@ class ShardWriter:
         except FileNotFoundError:
             return False
         commit = Commit.from_json(data, where=join(storage.uri, commit_object(shard.name)))
-        if commit.object != shard.object:
+        if (commit.object, commit.annotations) != (shard.object, shard.annotations):
             raise _taken(storage, shard)
         return True
 

@@ -21,6 +21,7 @@ def _finding(number: int, **changes: object) -> Finding:
         "reason": None,
         "label": f"class {number % 2}",
         "annotations": number,
+        "has_caption": number % 2 == 0,
         "sha256": hashlib.sha256(str(number).encode()).digest(),
         "crc32c": number * 7,
         "size_bytes": 100 + number,

@@ -3,19 +3,30 @@
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from kd_ray.corpus.format import Identity, Settings
+from kd_ray.corpus.format import Commit, Identity, Settings
 from kd_ray.corpus.packed import Members
 from kd_ray.corpus.packing import plan
 from kd_ray.corpus.packing.findings import ACCEPTED, REASONS, Finding, Findings, gather, write_part
 from kd_ray.corpus.packing.known import find_known
-from kd_ray.corpus.packing.plan import Verdict, class_list, group_for_writing, judge, label_indices, plan_shards
-from kd_ray.corpus.packing.refusals import refuse_bad, refuse_changed_samples, refuse_changed_settings
+from kd_ray.corpus.packing.plan import (
+    Verdict,
+    annotations_of,
+    class_list,
+    group_for_writing,
+    judge,
+    label_indices,
+    plan_shards,
+)
+from kd_ray.corpus.packing.refusals import (
+    refuse_bad,
+    refuse_changed_samples,
+    refuse_changed_settings,
+    refuse_reordered_classes,
+)
 from kd_ray.corpus.source import SplitName
 from kd_ray.errors import CorpusError
 from kd_ray.storage import LocalStorage
@@ -39,6 +50,7 @@ def _image(
     split: SplitName = "train",
     label: str | None = "a",
     annotations: int = 0,
+    has_caption: bool = False,
     run: int = 0,
     size_bytes: int = 10,
     sha256: bytes | None = None,
@@ -52,6 +64,7 @@ def _image(
         reason=None,
         label=label,
         annotations=annotations,
+        has_caption=has_caption,
         sha256=sha256 or hashlib.sha256(content.encode()).digest(),
         crc32c=0,
         size_bytes=size_bytes,
@@ -105,6 +118,33 @@ class TestClasses:
         assert classes == ("car", "animal")
         assert label_indices(["junk", "dog", "car"], classes, label_map).tolist() == [-1, 1, 0]
 
+    @pytest.mark.parametrize(
+        ("declared", "found", "label_map"),
+        [
+            ((), ["a", "b"], {"a": "b", "b": "a"}),
+            ((), ["a", "b", "c"], {"a": "b", "b": "c"}),
+            ((), ["a", "b", "c"], {"a": "b", "b": None}),
+            (("a", "b", "c"), [], {"a": "c"}),
+            (("b", "a"), ["z"], {}),
+            ((), ["1", "3"], {}),
+            ((), ["10", "2"], {"2": None}),
+        ],
+    )
+    def test_packed_classes_keep_their_numbers(
+        self, declared: tuple[str, ...], found: list[str], label_map: dict[str, str | None]
+    ) -> None:
+        first = class_list([declared], found, label_map, where="")
+        refuse_reordered_classes(first, [declared], label_map, where="")
+        assert class_list([declared], found, label_map, before=first, where="") == first
+        assert class_list([()], [], label_map, before=first, where="") == first
+        grown = class_list([declared], [*found, "new", "0"], label_map, before=first, where="")
+        assert grown[: len(first)] == first
+        assert {"new", "0"} <= set(grown)
+
+    def test_a_declared_order_that_gives_packed_classes_other_numbers_is_refused(self) -> None:
+        with pytest.raises(CorpusError, match=r"was packed with the classes .*Restore the order"):
+            refuse_reordered_classes(["cat", "dog"], [("dog", "cat")], {}, where="here")
+
     def test_a_map_of_a_class_that_is_not_there_is_refused_with_the_likely_one(self) -> None:
         with pytest.raises(CorpusError, match=r"'truk'.*Did you mean 'truck'"):
             class_list([()], ["car", "truck"], {"truk": "car"}, where="")
@@ -131,6 +171,12 @@ class TestCopies:
         _, verdict = _judged(_image("x", label=None), _image("x", label="a"))
         assert verdict.kept.tolist() == [True, False]
         assert verdict.label[0] == 0
+
+    def test_a_copy_with_a_caption_goes_before_one_without(self) -> None:
+        _, verdict = _judged(_image("x"), _image("x", has_caption=True), _image("x", has_caption=True))
+        assert verdict.kept.tolist() == [False, True, False]
+        _, verdict = _judged(_image("x", has_caption=True), _image("x", annotations=5))
+        assert verdict.kept.tolist() == [False, True]
 
     def test_the_copy_with_annotations_stays(self) -> None:
         _, verdict = _judged(_image("x"), _image("x", annotations=5))
@@ -229,42 +275,62 @@ class TestOrder:
         assert _names(_shards(found, verdict, is_sequential=[True]), found) == _names(_shards(found, verdict), found)
 
 
-def _members(found: Findings, *, label: int = 0) -> Members:
+def _members(found: Findings, rows: Sequence[int], *, label: int = 0) -> Members:
     return Members(
-        sample_ids=found.sample_ids,
-        labels=np.full(len(found), label, np.int32),
-        sha256=found.sha256.copy(),
-        copies=np.ones(len(found), np.int32),
+        sample_ids=found.sample_ids[rows],
+        labels=np.full(len(rows), label, np.int32),
+        sha256=found.sha256[rows].copy(),
+        copies=np.ones(len(rows), np.int32),
     )
 
 
+def _packed(
+    found: Findings, verdict: Verdict, rows: Sequence[int] = (0,), *, label: int = 0, split: SplitName = "train"
+) -> tuple[Commit, Members]:
+    """A shard of the found `rows`, packed with `label`."""
+    commit = Commit(
+        shard=f"{split}-00000",
+        object="",
+        source="",
+        split=split,
+        rows_per_group=(len(rows),),
+        annotations=annotations_of(np.array(rows, np.int64), found, verdict),
+        size_bytes=0,
+        footer_sha256="",
+        listing_digest="",
+    )
+    return commit, _members(found, list(rows), label=label)
+
+
 class TestKnownSamples:
-    def _refuse(self, *findings: Finding, label: int = 0, split: SplitName = "train") -> None:
-        found, verdict = _judged(*findings)
-        known = find_known(found, verdict, [(split, _members(found, label=label))], where="here")
+    def _refuse(self, finding: Finding, *, label: int = 0, split: SplitName = "train") -> None:
+        found, verdict = _judged(finding)
+        known = find_known(found, verdict, [_packed(found, verdict, label=label, split=split)], where="here")
         refuse_changed_samples(found, verdict, known, where="here")
 
     def test_equal_samples_pass_and_nothing_is_left_to_pack(self) -> None:
         found, verdict = _judged(_image("x"), _image("y"))
-        known = find_known(found, verdict, [("train", _members(found))], where="here")
+        known = find_known(found, verdict, [_packed(found, verdict, (1, 0))], where="here")
         refuse_changed_samples(found, verdict, known, where="here")
         assert _shards(found, verdict, is_packed=known.is_packed) == []
         assert _shards(found, verdict) != []
 
     def test_each_shard_is_looked_up_by_itself_and_others_stay_unknown(self) -> None:
         found, verdict = _judged(*(_image(str(i), split="test" if i == 4 else "train") for i in range(6)))
-        there = _members(found)
-        pieces = [("test", [4]), ("train", [2, 0]), ("train", [])]
-        members = [(split, Members(**{name: value[rows] for name, value in _fields(there)})) for split, rows in pieces]
-        gone = _members(_judged(_image("gone"), _image("gone too"))[0])
-        known = find_known(found, verdict, [*members, ("val", gone)], where="here")
+        gone, its_verdict = _judged(_image("gone"), _image("gone too"))
+        packed = [
+            _packed(found, verdict, (4,), split="test"),
+            _packed(found, verdict, (2, 0)),
+            _packed(gone, its_verdict, (0, 1), split="val"),
+        ]
+        known = find_known(found, verdict, packed, where="here")
         assert known.is_packed.tolist() == [True, False, True, False, True, False]
         assert known.split[[0, 2, 4]].tolist() == [0, 0, 2]
         refuse_changed_samples(found, verdict, known, where="here")
 
     def test_nothing_is_known_where_nothing_is_kept(self) -> None:
         found, verdict = _judged(_image("x"), _image("x", label="b"))
-        known = find_known(found, verdict, [("train", _members(found))], where="here")
+        known = find_known(found, verdict, [_packed(found, verdict)], where="here")
         assert not known.is_packed.any()
 
     def test_another_label_is_named(self) -> None:
@@ -275,22 +341,29 @@ class TestKnownSamples:
         with pytest.raises(CorpusError, match=r"x\.png is in test, packed in train"):
             self._refuse(_image("x", split="test"))
 
+    def test_other_annotations_are_refused_where_the_shard_is_still_there_whole(self) -> None:
+        before = _judged(_image("x", annotations=3), _image("y"))
+        packed = [_packed(*before, (0, 1))]
+        now = _judged(_image("x", annotations=5), _image("y"))
+        with pytest.raises(
+            CorpusError, match=r"masks, boxes or polygons have changed in the source.* 2 packed samples.*x\.png"
+        ):
+            refuse_changed_samples(*now, find_known(*now, packed, where="here"), where="here")
+        partly = _judged(_image("x", annotations=5))
+        refuse_changed_samples(*partly, find_known(*partly, packed, where="here"), where="here")
+
     def test_copies_that_now_disagree_leave_the_packed_sample_as_it_is(self) -> None:
         found, verdict = _judged(_image("x"), _image("x", label="b"))
-        known = find_known(found, verdict, [("train", _members(found))], where="here")
+        known = find_known(found, verdict, [_packed(found, verdict)], where="here")
         refuse_changed_samples(found, verdict, known, where="here")
         assert not verdict.kept.any()
 
     def test_another_image_of_a_packed_id_is_named(self) -> None:
         found, verdict = _judged(_image("x"))
-        members = _members(found)
+        commit, members = _packed(found, verdict)
         members.sha256[0, 31] ^= 1
         with pytest.raises(CorpusError, match=r"x\.png shares a sample_id"):
-            find_known(found, verdict, [("train", members)], where="here")
-
-
-def _fields(members: Members) -> list[tuple[str, NDArray[Any]]]:
-    return [(name, getattr(members, name)) for name in Members.__dataclass_fields__]
+            find_known(found, verdict, [(commit, members)], where="here")
 
 
 class TestRefusals:
