@@ -58,24 +58,45 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str, ev
 
 
 def kill_all_naming(text: str) -> None:
-    """SIGKILL every process whose command line names `text`, a temporary folder of the test's own, and all below it.
+    """SIGKILL every process that names `text`, a temporary folder of the test's own, and all below it, until none is.
 
-    Ray's workers name nothing, but are children of a raylet that does; one that outlived it could still commit.
+    Ray's workers name nothing on their command line. They are children of a raylet that does, and where that one is
+    gone already they still hold their logs below the folder open: one that outlived it could still commit.
     """
-    commands, parents = {}, {}
+    while doomed := _naming(text):
+        for pid in doomed:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+        time.sleep(0.02)
+
+
+def _naming(text: str) -> set[int]:
+    parents: dict[int, int] = {}
+    doomed: set[int] = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            commands[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state == "Z":  # dead, and only not waited for
+                continue
+            parents[int(entry.name)] = int(parent)
+            if text in (entry / "cmdline").read_bytes().decode(errors="replace") or _holds_open(entry, text):
+                doomed.add(int(entry.name))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-    doomed = {pid for pid, command in commands.items() if text in command}
     while below := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
         doomed |= below
-    for pid in doomed:
+    return doomed
+
+
+def _holds_open(process: Path, text: str) -> bool:
+    for link in (process / "fd").iterdir():
         try:
-            os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
+            if text in str(link.readlink()):
+                return True
+        except FileNotFoundError:
             continue
+    return False
