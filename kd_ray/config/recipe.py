@@ -107,6 +107,16 @@ class Recipe(Section):
         found = []
         if self.train.reference and isinstance(self.labels, NoLabels):
             found.append(("train.reference", "training without the teacher needs labels, but labels.kind is none"))
+        if self.views.policy.mix is not None and self.corpus.row_group_size == 1:
+            found.append(
+                (
+                    "views.policy.mix",
+                    "a view is mixed with one of the same row group, but corpus.row_group_size is 1. Raise it, or "
+                    "remove mix",
+                )
+            )
+        if self.evaluate.policy.mix is not None:
+            found.append(("evaluate.policy.mix", "images are evaluated as they are; remove mix"))
         if isinstance(self.corpus.split, PathSplit) and self.corpus.split.train is None:
             found.append(("corpus.split.train", "a run that trains needs a training split"))
         return found

@@ -98,9 +98,13 @@ class Views(Section):
     policy: Policy
     seed: int = 0
     count: Annotated[int, Field(gt=0)] = 4
-    verify_one_in: Annotated[int, Field(gt=0)] = Field(
-        default=256, description="training checks the digest of one view in this many; 1 checks all"
+    verify: Annotated[int, Field(gt=0)] | Literal["all"] = Field(
+        default=256, description="training checks the digest of one view in this many, or of all"
     )
+
+    @property
+    def verify_one_in(self) -> int:
+        return 1 if self.verify == "all" else self.verify
 
 
 EVALUATION_VIEW_SEED = 0

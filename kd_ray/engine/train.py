@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,10 @@ def _train_job(job: TrainJob, group: TrainGroup, *, board: Any, done: int, total
         hooks=hooks,
         resume=_restored(job),
     )
+    if world_size > 1:
+        num_rounded = torch.tensor(result.num_rounded, device=device)
+        torch.distributed.all_reduce(num_rounded)
+        result = replace(result, num_rounded=int(num_rounded))
     if context.get_world_rank() == 0:
         save_run(job, student, result)
 

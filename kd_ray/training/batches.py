@@ -69,6 +69,10 @@ class Drawn:
 class TargetSource(Protocol):
     """Where targets come from: the cache, a live teacher, or nowhere."""
 
+    @property
+    def num_rounded(self) -> int:
+        """How many of the checked views differ from the teacher's by the rounding of another decoder."""
+
     def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
         """What is read for a whole span at once, [N, …] by (teacher, output)."""
 
@@ -85,6 +89,8 @@ class TargetSource(Protocol):
 
 class NoTargets:
     """Plain supervised training."""
+
+    num_rounded = 0
 
     def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
         """Nothing to read."""

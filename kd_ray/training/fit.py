@@ -52,6 +52,8 @@ class FitResult:
     history: list[Metrics]
     seconds: float
     data_wait_s: float
+    num_rounded: int = 0
+    """Checked views that differ from the teacher's by the rounding of another decoder."""
 
 
 @dataclass(slots=True, kw_only=True)

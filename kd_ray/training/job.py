@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -129,17 +129,19 @@ def train(
     resume: State | None,
 ) -> FitResult:
     """Train `network` on this worker's share of every batch."""
+    targets = NoTargets() if job.source is None else job.source.open(next(network.parameters()).device)
     stream = BatchStream(
         job.stream,
         job.order,
         corpus=corpus,
         usable_labels=frozenset(corpus.labelled_ids("train", job.labels).tolist()),
-        targets=NoTargets() if job.source is None else job.source.open(next(network.parameters()).device),
+        targets=targets,
     )
     consumed = samples_consumed(resume, global_batch_size=job.stream.global_batch_size)
     batches = stream.batches(worker=worker, num_workers=num_workers, consumed=consumed)
     try:
-        return fit(network, batches, job.losses, settings=job.settings, hooks=hooks, resume=resume)
+        result = fit(network, batches, job.losses, settings=job.settings, hooks=hooks, resume=resume)
+        return replace(result, num_rounded=targets.num_rounded)
     finally:
         batches.close()
 
@@ -155,6 +157,7 @@ def save_run(job: TrainJob, student: StudentModel, result: FitResult) -> None:
         "data_wait_s": round(result.data_wait_s, 3),
         "images": job.settings.num_steps * job.stream.global_batch_size,
         "num_parameters": sum(parameter.numel() for parameter in student.backbone.parameters()),
+        "num_rounded_views": result.num_rounded,
         "history": result.history,
     }
     storage.write(RUN_FILE, json.dumps(record, indent=1).encode())

@@ -39,6 +39,7 @@ class CachedTargets:
         self._pinned = pinned
         self._policy = policy
         self._verify_one_in = verify_one_in
+        self._rounded: set[tuple[int, int]] = set()  # adding to it needs no lock
         self._stored_proofs = lru_cache(maxsize=STORED_PROOFS_KEPT)(
             lambda span, view_index: view_store.proofs(pinned.views[span, view_index], view_index)
         )
@@ -63,11 +64,20 @@ class CachedTargets:
         if (drawn.sample_id + view_index) % self._verify_one_in:
             return
         stored = self._stored_proofs(span, view_index)[drawn.row]
-        check_view(drawn.view, stored, policy=self._policy, sample_id=drawn.sample_id, view_index=view_index)
+        likeness = check_view(drawn.view, stored, policy=self._policy, sample_id=drawn.sample_id, view_index=view_index)
+        if likeness == "rounding":
+            self._rounded.add((drawn.sample_id, view_index))
+
+    @property
+    def num_rounded(self) -> int:
+        """Counted once a view, whatever the number of epochs."""
+        return len(self._rounded)
 
 
 class LiveTargets:
     """Targets computed by the frozen teachers on the very views that the student sees."""
+
+    num_rounded = 0
 
     def __init__(self, teachers: Mapping[str, tuple[FrozenTeacher, Input]], *, needed: set[TargetKey]) -> None:
         self._teachers = teachers

@@ -184,6 +184,7 @@ def _metrics(
     metrics |= {f"{name}/num_parameters": teacher.num_parameters for name, teacher in teachers.items()}
     for student in students:
         metrics[f"{student.job.name}/num_parameters"] = int(student.record["num_parameters"])
+        metrics[f"{student.job.name}/num_rounded_views"] = int(student.record.get("num_rounded_views", 0))
         metrics[f"{student.job.name}/data_wait"] = round(student.record["data_wait_s"] / student.record["seconds"], 4)
     metrics["export/uri"] = str(exported["uri"])
     return metrics

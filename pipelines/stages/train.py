@@ -265,4 +265,10 @@ def _finished(jobs: list[TrainJob]) -> list[TrainedStudent]:
 def _describe(students: list[TrainedStudent]) -> str:
     first = students[0].record
     names = " and ".join(each.job.name for each in students)
-    return f"{names}: {first['num_parameters'] / 1e3:,.0f} k parameters, {first['num_steps']:,} steps each"
+    told = f"{names}: {first['num_parameters'] / 1e3:,.0f} k parameters, {first['num_steps']:,} steps each"
+    if first.get("num_rounded_views"):
+        told += (
+            f". WARNING: of the checked views {first['num_rounded_views']:,} differ from what the teacher saw by "
+            "rounding: the images were decoded by another library here. Install what the view set records"
+        )
+    return told

@@ -95,6 +95,7 @@ class OtherView:
 
     def __init__(self, source: TargetSource) -> None:
         self._source = source
+        self.num_rounded = 0
         self.collect, self.check = source.collect, source.check
 
     def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:

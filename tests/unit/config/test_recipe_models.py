@@ -97,6 +97,23 @@ def test_everything_that_needs_labels_is_refused_without_them_each_at_its_place(
     assert all(mistake.endswith("needs labels, but labels.kind is none.") for mistake in mistakes)
 
 
+def test_mixing_needs_more_than_one_sample_in_a_row_group(tmp_path: Path) -> None:
+    mistake = _only(tmp_path, VALID, "views.policy.mix.mixup_alpha=1.0", "corpus.row_group_size=1")
+    assert mistake.startswith("command line: views.policy.mix: ")
+    assert "corpus.row_group_size is 1. Raise it, or remove mix" in mistake
+
+
+def test_images_are_evaluated_unmixed(tmp_path: Path) -> None:
+    policy = "evaluate.policy={name: e, operations: [{kind: center_crop}], mix: {cutmix_alpha: 1.0}}"
+    assert "images are evaluated as they are; remove mix" in _only(tmp_path, VALID, policy)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("all", 1), ("7", 7)])
+def test_how_many_views_are_checked(tmp_path: Path, value: str, expected: int) -> None:
+    (tmp_path / "recipe.yaml").write_text(VALID)
+    assert load_recipe(tmp_path / "recipe.yaml", [f"views.verify={value}"]).views.verify_one_in == expected
+
+
 def test_distillation_without_labels_is_fine(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path), ["labels.kind=none"]).labels.kind == "none"
 

@@ -16,7 +16,7 @@ from kd_ray.errors import CacheCorrupt, CacheIncomplete, FingerprintMismatch, Vi
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.training.fit import FitResult
 from kd_ray.training.job import build, train
-from kd_ray.views import decode_views
+from kd_ray.views import Proof, decode_views
 from tests.support.tiny_world import (
     cached_source,
     extract,
@@ -69,18 +69,31 @@ def store_digests_of_another_policy(plan: TargetPlan) -> None:
 
 
 def store_digests_of_the_neighbours(plan: TargetPlan) -> None:
-    """The views of `plan`, but each with the digest of the next image."""
+    """The views of `plan`, but each with the proof of the next image."""
+    _replace_proofs(plan, lambda proofs: [*proofs[1:], proofs[0]])
+
+
+def store_proofs_of_another_decoder(plan: TargetPlan) -> None:
+    """The views of `plan` with other digests, and thumbnails that differ by one level."""
+    _replace_proofs(
+        plan,
+        lambda proofs: [
+            Proof(digest=bytes(16), thumbnail=bytes(each ^ 1 for each in proof.thumbnail or b"")) for proof in proofs
+        ],
+    )
+
+
+def _replace_proofs(plan: TargetPlan, other: Callable[[list[Proof]], list[Proof]]) -> None:
     extract(plan)
     store = find_view_store(plan.job.cache_uri, plan.job.view_set)
     assert store is not None
     storage = store.collection.storage
     for unit, commit in store.collection.commits().items():
         rows = decode_views(storage.read(store.collection.object_name(commit, VIEWS_OBJECT)))
-        shifted = [
-            replace(row, proof=neighbour.proof) for row, neighbour in zip(rows, [*rows[1:], rows[0]], strict=True)
-        ]
+        changed = other([row.proof for row in rows])
+        rows = [replace(row, proof=proof) for row, proof in zip(rows, changed, strict=True)]
         storage.remove(f"{store.collection.folder}/commits/{unit.id}.0.json")
-        store.write(unit, shifted, np.array([row.sample_id for row in rows], np.uint64), attempt="second")
+        store.write(unit, rows, np.array([row.sample_id for row in rows], np.uint64), attempt="second")
 
 
 @pytest.mark.parametrize("store", [store_digests_of_another_policy, store_digests_of_the_neighbours])
@@ -94,6 +107,13 @@ def test_views_that_the_teacher_did_not_see_are_refused(plan_for, tiny_corpus, t
     )
     assert named is not None
     assert int(named[1], 16) in tiny_corpus.members("train").sample_ids
+
+
+def test_views_of_another_decoder_are_counted_and_trained_on(plan_for, tiny_corpus, tiny_teacher) -> None:
+    plan = plan_for(tiny_teacher)
+    store_proofs_of_another_decoder(plan)
+    result = train_from(plan, tiny_teacher, tiny_corpus)
+    assert result.num_rounded >= 3 * 16  # every view of three steps, each another one, and those read ahead
 
 
 def test_views_are_checked_as_often_as_asked(plan_for, tiny_corpus, tiny_teacher) -> None:

@@ -4,15 +4,21 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import kd_ray
-from kd_ray.config.views import Policy
+from kd_ray.config.views import Policy, RandomResizedCrop
 from kd_ray.errors import ViewMismatch
-from kd_ray.views import Proof, View, ViewParams, check_view, draw, prove
+from kd_ray.views import CropParams, Proof, View, ViewParams, check_view, draw, prove
 from kd_ray.views.color import Pixels
+from kd_ray.views.digest import compare
+from tests.support.shared_data import shared_data
 
 GOLDEN_DIGESTS = [
     "e905a5b04f20abd88040d8fcd6225f49",
@@ -99,3 +105,55 @@ def test_a_changed_image_is_named_with_both_digests(image_HW3: Pixels, strong_po
     assert message.startswith("sample 00000000000000ab, view 3: ")
     assert stored.digest.hex() in message
     assert proof_of(changed_HW3, params, strong_policy).digest.hex() in message
+
+
+class TestAnotherDecoder:
+    """A few levels of rounding a pixel are told apart from another view by the thumbnail."""
+
+    @pytest.fixture
+    def photographs(self) -> list[Pixels]:
+        files = sorted(shared_data("camvid").rglob("*.jp*g"))[::60]
+        assert files
+        return [np.array(Image.open(path).convert("RGB")) for path in files]
+
+    def test_rounding_is_not_taken_for_another_view(self, photographs: list[Pixels], strong_policy: Policy) -> None:
+        random = np.random.default_rng(0)
+        for image_HW3 in photographs:
+            noise_HW3 = random.integers(-2, 3, image_HW3.shape)
+            rounded_HW3 = np.clip(image_HW3 + noise_HW3, 0, 255).astype(np.uint8)
+            for index in range(8):
+                size_px = (image_HW3.shape[0], image_HW3.shape[1])
+                params = draw(strong_policy, seed=0, sample_id=7, view_index=index, image_size_px=size_px)
+                stored = proof_of(image_HW3, params, strong_policy)
+                view = View(params=params, image_HW3=rounded_HW3)
+                assert check_view(view, stored, policy=strong_policy, sample_id=7, view_index=index) == "rounding"
+
+    def test_the_next_view_is_another_one(self, photographs: list[Pixels], strong_policy: Policy) -> None:
+        for image_HW3 in photographs:
+            size_px = (image_HW3.shape[0], image_HW3.shape[1])
+            proofs = [
+                proof_of(
+                    image_HW3,
+                    draw(strong_policy, seed=0, sample_id=7, view_index=index, image_size_px=size_px),
+                    strong_policy,
+                )
+                for index in range(8)
+            ]
+            assert {compare(one, other) for one, other in combinations(proofs, 2)} == {"different"}
+
+    def test_a_box_that_is_off_by_a_fiftieth_is_another_view(self, photographs: list[Pixels]) -> None:
+        policy = Policy(name="box", operations=(RandomResizedCrop(kind="random_resized_crop"),))
+        box = CropParams(left=0.2, top=0.2, width=0.5, height=0.5)
+        found = [
+            compare(
+                proof_of(image_HW3, (box,), policy), proof_of(image_HW3, (replace(box, left=box.left + 0.02),), policy)
+            )
+            for image_HW3 in photographs
+        ]
+        assert found == ["different"] * len(found)
+
+    def test_without_a_thumbnail_only_equal_pixels_pass(self) -> None:
+        one, other = (Proof(digest=bytes([i] * 16), thumbnail=None) for i in (1, 2))
+        assert compare(one, one) == "same"
+        assert compare(one, other) == "different"
+        assert compare(replace(one, thumbnail=bytes(192)), other) == "different"
