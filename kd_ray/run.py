@@ -3,7 +3,8 @@
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -72,8 +73,7 @@ def main(
 ) -> None:
     """Run a recipe: each stage finds what is committed and does only the rest."""
     console = make_console()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    with exit_status(console, interrupted="what was committed is kept, the same command goes on from there"):
         loaded = load_recipe(recipe, overrides or [])
         run_recipe(
             loaded,
@@ -81,12 +81,22 @@ def main(
             stages=[stage.strip() for stage in stages.split(",")] if stages else STAGES,
             dry_run=dry_run,
         )
+
+
+@contextmanager
+def exit_status(console: Console, *, interrupted: str) -> Iterator[None]:
+    """What a command ends with: EXIT_BAD_INPUT and one paragraph where a user can mend it, EXIT_INTERRUPTED after a
+    signal, with what that means.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
     except KdRayError as error:
         Console(stderr=True).print("[bold red]error:[/] ", end="")
         Console(stderr=True, soft_wrap=True).print(str(error), markup=False, highlight=False)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except KeyboardInterrupt:
-        console.print("interrupted; what was committed is kept, the same command goes on from there", highlight=False)
+        console.print(f"interrupted; {interrupted}", highlight=False)
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
