@@ -1,9 +1,13 @@
 """The `kd-ray` command: `kd-ray RECIPE …`, or `kd-ray run RECIPE …`, is `python -m kd_ray.run RECIPE …`."""
 
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from kd_ray.config.load import load_recipe
+from kd_ray.run import exit_status, make_console
 from kd_ray.run import main as run_main
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -13,6 +17,31 @@ app.command("run")(run_main)
 @app.callback()
 def root() -> None:
     """Run a vision teacher once over fixed, replayable views; distil any number of students from the cache."""
+
+
+@app.command()
+def views(
+    recipe: Annotated[Path, typer.Argument(help="the recipe, a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="dotted overrides")] = None,
+    samples: Annotated[int | None, typer.Option(help="how many images; without it 6")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="how many views of each; without it the recipe's number, at most 8")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="the folder to write to; without it views/ beside the run's outputs")
+    ] = None,
+) -> None:
+    """Write a contact sheet (PNG and HTML) of a recipe's views, as each teacher and the student see them.
+
+    Of the packed corpus, or of the first images of its source while nothing is packed. Runs no model.
+    """
+    console = make_console()
+    with exit_status(console, interrupted="nothing was written"):
+        loaded = load_recipe(recipe, overrides or [])
+        from pipelines.show_views import DEFAULT_SAMPLES, SheetRequest, show_views
+
+        request = SheetRequest(num_samples=DEFAULT_SAMPLES if samples is None else samples, num_views=views, out=out)
+        show_views(loaded, request, console=console)
 
 
 def main() -> None:

@@ -1,69 +1,172 @@
-"""A picture of views: samples by views, as a model of some input size sees them."""
+"""A contact sheet: samples by views, each view at the very pixels that every teacher and the student get.
 
-import io
+H, W: height and width in pixels; 3: red, green, blue.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from kd_ray.config.models import Input
-from kd_ray.config.views import Policy
+from kd_ray.config.recipe import Recipe
+from kd_ray.config.views import Interpolation, Policy
 from kd_ray.corpus.images.decode import decode
-from kd_ray.corpus.packed import PackedCorpus
-from kd_ray.views import draw, render
+from kd_ray.evaluate.describe_view import describe
+from kd_ray.evaluate.sheet_samples import Group
+from kd_ray.evaluate.whole_image import NumberedBox, whole_with_boxes
+from kd_ray.views import CenterCropParams, CropParams, ViewParams, box_px, draw_mixed, mix_of, render
 
-GAP_PX = 4
-MIN_CELL_PX = 64
-BACKGROUND = 255
+Pixels = NDArray[np.uint8]
+
+MIN_VIEW_PX = 128  # smaller views are enlarged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eye:
+    """All models that get the same pixels of a view; size is (height, width)."""
+
+    names: tuple[str, ...]
+    size_px: tuple[int, int]
+    interpolation: Interpolation
+
+    @property
+    def title(self) -> str:
+        """Who sees it, and how."""
+        height, width = self.size_px
+        return f"{', '.join(self.names)}: {height}×{width} px, {self.interpolation}"
+
+    @property
+    def legend(self) -> str:
+        """The title, and how it is shown here."""
+        return self.title if self.factor == 1 else f"{self.title}; each pixel is shown as {self.factor}×{self.factor}"
+
+    @property
+    def factor(self) -> int:
+        """How many times as large, in whole pixels, its views are shown."""
+        return max(MIN_VIEW_PX // max(self.size_px), 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenView:
+    """One view, with the pixels [h, w, 3] that each eye gets."""
+
+    view_index: int
+    params: ViewParams
+    pixels: tuple[Pixels, ...]
+
+    @property
+    def words(self) -> str:
+        """Its params in short."""
+        return describe(self.params)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetRow:
+    """One sample: the whole image, small, with the boxes of its views, and the views."""
+
+    name: str
+    whole_HW3: Pixels
+    views: tuple[SeenView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """What is shown; `notes` are sentences."""
+
+    title: str
+    notes: tuple[str, ...]
+    eyes: tuple[Eye, ...]
+    rows: tuple[SheetRow, ...]
+
+
+def eyes_of(recipe: Recipe) -> tuple[Eye, ...]:
+    """Teachers and student, those with the same size and interpolation together: normalisation changes no view."""
+    teachers = {
+        name if name == "teacher" else f"{name} (teacher)": each.input for name, each in recipe.all_teachers().items()
+    }
+    student = recipe.student.name if recipe.student.name == "student" else f"{recipe.student.name} (student)"
+    alike: dict[tuple[tuple[int, int], Interpolation], list[str]] = {}
+    inputs: list[tuple[str, Input]] = [*teachers.items(), (student, recipe.student.input)]
+    for name, input in inputs:
+        alike.setdefault((input.size_px, input.interpolation), []).append(name)
+    return tuple(
+        Eye(names=tuple(names), size_px=size_px, interpolation=interpolation)
+        for (size_px, interpolation), names in alike.items()
+    )
 
 
 def contact_sheet(
-    corpus: PackedCorpus, *, policy: Policy, view_seed: int, num_views: int, size: Input, num_samples: int
-) -> bytes:
-    """A PNG: one row per sample of the first training row group, the whole image first, then its views."""
-    shard = corpus.shards("train")[0]
-    rows = corpus.read_rows(shard.name, 0, 1)
-    lines = []
-    for data, sample_id in zip(rows.images[:num_samples], rows.sample_ids.tolist(), strict=False):
-        image_HWC = decode(data)
-        height, width = image_HWC.shape[:2]
-        cells = [_cell(_fitted(image_HWC, size))]
-        for view_index in range(num_views):
-            params = draw(
-                policy, seed=view_seed, sample_id=sample_id, view_index=view_index, image_size_px=(height, width)
-            )
-            cells.append(_cell(render(image_HWC, params, size_px=size.size_px, interpolation=size.interpolation)))
-        lines.append(_beside(cells))
-    return _png(_below(lines))
+    group: Group,
+    *,
+    title: str,
+    notes: Sequence[str],
+    policy: Policy,
+    view_seed: int,
+    num_views: int,
+    eyes: tuple[Eye, ...],
+    num_samples: int,
+    report: Callable[[int], None],
+) -> Sheet:
+    """The first `num_views` views of the first `num_samples` of the group; partners of mixed views are any of it.
+
+    `report` is told how many samples are done.
+
+    Raises:
+        BadImage: an image cannot be decoded.
+    """
+    drawing = _Drawing(group=group, policy=policy, view_seed=view_seed, eyes=eyes)
+    rows = []
+    for place in range(min(num_samples, len(group.samples))):
+        rows.append(drawing.row(place, num_views=num_views))
+        report(len(rows))
+    return Sheet(title=title, notes=tuple(notes), eyes=eyes, rows=tuple(rows))
 
 
-def _fitted(image_HWC: NDArray[np.uint8], size: Input) -> NDArray[np.uint8]:
-    """The whole image inside the input size, its sides in proportion, on white."""
-    target_height, target_width = size.size_px
-    image = Image.fromarray(image_HWC)
-    scale = min(target_height / image.height, target_width / image.width)
-    resized = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)))
-    canvas = Image.new("RGB", (target_width, target_height), (BACKGROUND,) * 3)
-    canvas.paste(resized, ((target_width - resized.width) // 2, (target_height - resized.height) // 2))
-    return np.asarray(canvas)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawing:
+    """What all rows of a sheet share."""
 
+    group: Group
+    policy: Policy
+    view_seed: int
+    eyes: tuple[Eye, ...]
 
-def _cell(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Small views enlarged by whole pixels, so that what the model gets can be seen."""
-    factor = max(MIN_CELL_PX // min(pixels_HWC.shape[:2]), 1)
-    enlarged = pixels_HWC.repeat(factor, axis=0).repeat(factor, axis=1)
-    return np.pad(enlarged, ((GAP_PX, GAP_PX), (GAP_PX, GAP_PX), (0, 0)), constant_values=BACKGROUND)
+    def row(self, place: int, *, num_views: int) -> SheetRow:
+        sample = self.group.samples[place]
+        image_HW3 = decode(sample.image)
+        views = tuple(self._view(image_HW3, place, view_index) for view_index in range(num_views))
+        boxes = [box for view in views for box in self._boxes(view, image_size_px=sample.size_px)]
+        return SheetRow(name=sample.name, whole_HW3=whole_with_boxes(image_HW3, boxes), views=views)
 
+    def _view(self, image_HW3: Pixels, place: int, view_index: int) -> SeenView:
+        samples = self.group.samples
+        members = [sample.sample_id for sample in samples]
+        params = draw_mixed(
+            self.policy,
+            seed=self.view_seed,
+            view_index=view_index,
+            place=place,
+            members=members,
+            image_size_px=lambda at: samples[at].size_px,
+        )
+        mix = mix_of(params)
+        partner_HW3 = None if mix is None else decode(samples[members.index(mix.partner)].image)
+        pixels = tuple(
+            render(image_HW3, params, size_px=eye.size_px, interpolation=eye.interpolation, partner_HW3=partner_HW3)
+            for eye in self.eyes
+        )
+        return SeenView(view_index=view_index, params=params, pixels=pixels)
 
-def _beside(cells: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    return np.concatenate(cells, axis=1)
-
-
-def _below(lines: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    return np.concatenate(lines, axis=0)
-
-
-def _png(pixels_HWC: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels_HWC).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    def _boxes(self, view: SeenView, *, image_size_px: tuple[int, int]) -> list[NumberedBox]:
+        """The part of the image that the view is of: one box, or one for each shape of eye where it depends on that."""
+        crop = view.params[0]
+        if not isinstance(crop, CropParams | CenterCropParams):
+            return []
+        found = {box_px(crop, image_size_px=image_size_px, size_px=eye.size_px) for eye in self.eyes}
+        height, width = image_size_px
+        return [
+            NumberedBox(number=view.view_index, fractions=(left / width, top / height, right / width, bottom / height))
+            for left, top, right, bottom in sorted(found)
+        ]

@@ -6,21 +6,24 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from kd_ray.config.recipe import Recipe
 from kd_ray.config.resolved import recipe_yaml, versions
 from kd_ray.corpus.packed import PackedCorpus
-from kd_ray.evaluate.contact_sheet import contact_sheet
 from kd_ray.evaluate.report import ReportContent, render_report
+from kd_ray.evaluate.sheet_png import sheet_png
+from kd_ray.evaluate.sheet_samples import packed_group
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join
 from kd_ray.telemetry.progress import Meter
 from kd_ray.telemetry.units import human_bytes, human_seconds
 from pipelines.context import Outcome, Record, Run, key_of
+from pipelines.show_views import sheet_of, usual_num_views
 from pipelines.stages.evaluate import Evaluation, Scores
 from pipelines.stages.extract import stored_bytes
 from pipelines.stages.plan import CachePlan
 from pipelines.stages.train import TrainedStudent
 
-SHEET_SAMPLES = 8
+SHEET_SAMPLES = 4  # the page holds them: 4 views for a teacher at 518 px and a student at 224 are some 9 MB
 PAGE = "current"  # there is one page, of the last recipe that wrote it
 RESULT_HEADINGS = ("model", "parameters", "top-1", "agrees with teacher", "calibration error")
 STAGE_HEADINGS = ("stage", "this run", "work took", "images", "images/s")
@@ -78,14 +81,7 @@ def _write_page(
     results: list[tuple[str, ...]],
 ) -> None:
     recipe = run.recipe
-    sheet = contact_sheet(
-        corpus,
-        policy=recipe.views.policy,
-        view_seed=recipe.views.seed,
-        num_views=recipe.views.count,
-        size=recipe.student.input,
-        num_samples=SHEET_SAMPLES,
-    )
+    sheet = _sheet(recipe, corpus)
     run.storage.write("views.png", sheet)
     page = render_report(
         ReportContent(
@@ -98,13 +94,24 @@ def _write_page(
             levels={name: scores["top1"] for name, scores in evaluation.teachers.items() if "top1" in scores},
             contact_sheet_png=sheet,
             contact_sheet_caption=(
-                f"Each row is one training image: whole, then the {recipe.views.count} views of it that are stored, "
-                "as the student sees them. The teacher saw the same views, at its own size."
+                f"Each row is one training image: whole, with the boxes of its views, then views of it, of which "
+                f"{recipe.views.count} are stored, at the pixels that each teacher and the student get."
             ),
             recipe_yaml=recipe_yaml(recipe),
         )
     )
     run.storage.write("report.html", page.encode())
+
+
+def _sheet(recipe: Recipe, corpus: PackedCorpus) -> bytes:
+    sheet = sheet_of(
+        recipe,
+        packed_group(corpus),
+        num_samples=SHEET_SAMPLES,
+        num_views=usual_num_views(recipe),
+        report=lambda _done: None,
+    )
+    return sheet_png(sheet)
 
 
 def _summary(run: Run, corpus: PackedCorpus, students: list[TrainedStudent], evaluation: Evaluation) -> str:

@@ -1,0 +1,160 @@
+"""Samples to look at: of the packed corpus, or straight from its sources while nothing is packed."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+from kd_ray.config.corpus import Corpus, HashSplit, MixtureCorpus
+from kd_ray.corpus.format import read_identity, sample_id_of
+from kd_ray.corpus.images.check import check
+from kd_ray.corpus.images.decode import BadImage
+from kd_ray.corpus.images.reencode import reencode
+from kd_ray.corpus.packed import PackedCorpus, finished_packings, open_corpus
+from kd_ray.corpus.packing.scan import is_wanted, split_of
+from kd_ray.corpus.source import Input, Rejected
+from kd_ray.corpus.sources.opening import NamedSource, open_sources
+from kd_ray.errors import CorpusError
+from kd_ray.storage import open_storage, redacted
+
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetSample:
+    """An image as it is stored (encoded), its upright (height, width), and what people know it by."""
+
+    sample_id: int
+    name: str
+    image: bytes
+    size_px: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Samples that may be mixed with one another, in their order, and where they are from, as a sentence.
+
+    `is_row_group` is false where they are not packed yet.
+    """
+
+    samples: tuple[SheetSample, ...]
+    origin: str
+    is_row_group: bool
+
+
+def training_group(config: Corpus, *, num_samples: int, report: Report) -> Group:
+    """The first training row group of the packed corpus, whole; or, where nothing is packed, the first `num_samples`
+    images of its sources that can be read, with the same ids, sizes and bytes that packing would give them.
+
+    `report` is told how many images have been read from the sources.
+
+    Raises:
+        CorpusError: neither has a training image.
+        StorageError: a location cannot be reached.
+    """
+    storage = open_storage(config.packed_uri)
+    if read_identity(storage) is None or not finished_packings(storage):
+        return source_group(config, num_samples=num_samples, report=report)
+    return packed_group(open_corpus(config.packed_uri, overrides_uri=config.overrides_uri))
+
+
+def packed_group(corpus: PackedCorpus) -> Group:
+    """The first row group of the training split.
+
+    Raises:
+        CorpusError: the corpus has no training samples.
+        ShardCorrupt: the shard is missing, or a checksum does not match.
+    """
+    where, shards = redacted(corpus.uri), corpus.shards("train")
+    if not shards:
+        raise CorpusError(f"{where}: no sample is in the train split. Give more images, or another corpus.split.")
+    rows = corpus.read_rows(shards[0].name, 0, 1)
+    samples = tuple(
+        SheetSample(
+            sample_id=sample_id,
+            name=_name(sample_id, corpus.classes[label] if label >= 0 else ""),
+            image=image,
+            size_px=(height, width),
+        )
+        for sample_id, label, image, (height, width) in zip(
+            rows.sample_ids.tolist(), rows.labels.tolist(), rows.images, rows.sizes_px.tolist(), strict=True
+        )
+    )
+    origin = f"From the packed corpus {where}, the first row group of {shards[0].name}."
+    return Group(samples=samples, origin=origin, is_row_group=True)
+
+
+def source_group(config: Corpus, *, num_samples: int, report: Report) -> Group:
+    """The first `num_samples` training images in the order of the listing, in turn from each source of a mixture.
+
+    Raises:
+        CorpusError: there is none.
+        StorageError: a source cannot be reached.
+    """
+    passed_over: Counter[str] = Counter()
+    sources = open_sources(config)
+    samples: dict[int, SheetSample] = {}
+    turns = zip_longest(*(_readable(named, config, passed_over=passed_over) for named in sources))
+    for each in filter(None, chain.from_iterable(turns)):
+        samples.setdefault(each.sample_id, each)  # packing keeps one of equal images, too
+        report(len(samples))
+        if len(samples) == num_samples:
+            break
+    where = ", ".join(redacted(named.source.uri) for named in sources)
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in passed_over.items())
+    if not samples:
+        raise CorpusError(
+            f"{where}: no training image can be read; passed over: {left_out or 'nothing'}. "
+            "Correct corpus.uri, corpus.split or native_resolution_filter."
+        )
+    origin = f"Nothing is packed yet: the first training images of {where}."
+    if left_out:
+        origin += f" Passed over: {left_out}."
+    return Group(samples=tuple(samples.values()), origin=origin, is_row_group=False)
+
+
+def _readable(named: NamedSource, config: Corpus, *, passed_over: Counter[str]) -> Iterator[SheetSample]:
+    """The training images of one source that packing would accept; the others are counted by reason."""
+    for extent in named.source.extents():
+        if extent.split not in (None, "train"):
+            continue
+        for each in named.source.scan(extent):
+            if isinstance(each, Rejected):
+                passed_over[each.reason] += 1
+                continue
+            try:
+                sample = _sample(each, named, config)
+            except BadImage as error:
+                passed_over[error.reason] += 1
+                continue
+            if sample is not None:
+                yield sample
+
+
+def _sample(each: Input, named: NamedSource, config: Corpus) -> SheetSample | None:
+    """As packing would store it; None where it is held out.
+
+    Raises:
+        BadImage: packing would leave it out.
+    """
+    size_px = check(each.data)
+    if not is_wanted(size_px, config.native_resolution_filter):
+        raise BadImage("filtered", f"{size_px[0]}x{size_px[1]} pixels")
+    sha256 = hashlib.sha256(each.data).digest()
+    if isinstance(config.split, HashSplit) and split_of(sha256, config.split) != "train":
+        return None
+    image = each.data if config.reencode is None else reencode(each.data, config.reencode)
+    place = f"{named.name}: {each.location}" if isinstance(config, MixtureCorpus) else each.location
+    return SheetSample(
+        sample_id=sample_id_of(sha256),
+        name=_name(sample_id_of(sha256), place),
+        image=image,
+        size_px=size_px if config.reencode is None else check(image),
+    )
+
+
+def _name(sample_id: int, told: str) -> str:
+    """File names may hold line breaks, and bytes that are no text: they are shown as �."""
+    readable = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in told)
+    return f"sample {sample_id:016x}" + (f", {readable}" if readable else "")

@@ -1,0 +1,122 @@
+"""Params in words: what was done is told in its order, what left the image alone is not, and nothing fails."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kd_ray.config.views import ColorJitter, HorizontalFlip, Mix, Policy, RandomResizedCrop
+from kd_ray.evaluate.describe_view import describe
+from kd_ray.views import (
+    BoxParams,
+    CenterCropParams,
+    CropParams,
+    FlipParams,
+    JitterParams,
+    MixParams,
+    draw_mixed,
+)
+
+CROP = CropParams(left=0.125, top=0.3, width=0.546, height=0.41)
+PLAIN = JitterParams(applied=True, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, order=(3, 0, 2, 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GaussianBlurParams:
+    applied: bool
+    sigma: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    name: str
+    magnitude: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandAugmentParams:
+    chosen: tuple[Chosen, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrayscaleParams:
+    gray: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EqualizeParams:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ((CROP,), "crop 0.12,0.30 0.55×0.41"),
+        ((CenterCropParams(crop_fraction=1.0),), "centre crop"),
+        ((CenterCropParams(crop_fraction=0.875),), "centre crop 0.88"),
+        ((CROP, FlipParams(flipped=True)), "crop 0.12,0.30 0.55×0.41 · flipped"),
+        ((CROP, FlipParams(flipped=False)), "crop 0.12,0.30 0.55×0.41"),
+        ((CenterCropParams(crop_fraction=1.0), PLAIN), "centre crop"),
+        (
+            (CenterCropParams(crop_fraction=1.0), replace(PLAIN, contrast=0.75, brightness=1.2, hue=-0.034)),
+            "centre crop · hue -0.03 · brightness ×1.20 · contrast ×0.75",
+        ),
+        ((CenterCropParams(crop_fraction=1.0), replace(PLAIN, contrast=0.75, applied=False)), "centre crop"),
+    ],
+)
+def test_what_was_done_is_told_in_its_order(params, words):
+    assert describe(params) == words
+
+
+def test_a_mixup_names_partner_weight_and_the_view_of_the_partner():
+    mix = MixParams(partner=0x1A2B3C4D5E6F7081, partner_params=(CROP, FlipParams(flipped=True)), weight=0.625, box=None)
+    told = describe((CenterCropParams(crop_fraction=1.0), mix))
+    assert told == "centre crop · mixup: 0.62 this + 0.38 sample 1a2b3c4d (crop 0.12,0.30 0.55×0.41 · flipped)"
+
+
+def test_a_cut_mix_tells_the_box():
+    box = BoxParams(left=0.1, top=0.2, width=0.5, height=0.25)
+    mix = MixParams(partner=1, partner_params=(CenterCropParams(crop_fraction=1.0),), weight=0.875, box=box)
+    assert describe((mix,)) == "cutmix: 0.88 this + 0.12 sample 00000000 (centre crop) at 0.10,0.20 0.50×0.25"
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (GaussianBlurParams(applied=True, sigma=1.23456), "gaussian blur sigma 1.23"),
+        (GaussianBlurParams(applied=False, sigma=0.0), ""),
+        (GrayscaleParams(gray=True), "grayscale gray"),
+        (GrayscaleParams(gray=False), ""),
+        (EqualizeParams(), "equalize"),
+        (RandAugmentParams(chosen=()), ""),
+        (
+            RandAugmentParams(chosen=(Chosen(name="rotate", magnitude=3.5), Chosen(name="invert", magnitude=None))),
+            "rand augment chosen (chosen name rotate magnitude 3.5), (chosen name invert)",
+        ),
+    ],
+)
+def test_an_operation_without_words_of_its_own_is_told_by_its_fields(operation, words):
+    assert describe((operation,)) == words
+
+
+POLICY = Policy(
+    name="all",
+    operations=(
+        RandomResizedCrop(kind="random_resized_crop"),
+        HorizontalFlip(kind="horizontal_flip"),
+        ColorJitter(kind="color_jitter", brightness=0.4, hue=0.1),
+    ),
+    mix=Mix(mixup_alpha=0.4, cutmix_alpha=1.0),
+)
+
+
+@given(seed=st.integers(0, 2**32), view_index=st.integers(0, 100), place=st.integers(0, 2))
+def test_every_drawn_view_is_one_line_that_begins_with_its_crop(seed, view_index, place):
+    params = draw_mixed(
+        POLICY, seed=seed, view_index=view_index, place=place, members=(1, 2, 3), image_size_px=lambda _: (30, 40)
+    )
+    words = describe(params)
+    assert words.startswith("crop ")
+    assert "\n" not in words
+    assert ("flipped" in words.split("sample")[0]) == params[1].flipped
