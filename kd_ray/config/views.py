@@ -1,60 +1,39 @@
 """View policies: what may be drawn. How it is drawn and rendered is in `kd_ray.views`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
+from kd_ray.config.operations import (
+    CenterCrop,
+    ColorJitter,
+    HorizontalFlip,
+    Interpolation,
+    Operation,
+    RandomInterpolation,
+    RandomResizedCrop,
+    Strength,
+)
+
+__all__ = [
+    "EVALUATION_POLICY",
+    "EVALUATION_VIEW_SEED",
+    "CenterCrop",
+    "ColorJitter",
+    "HorizontalFlip",
+    "Interpolation",
+    "Mix",
+    "Operation",
+    "Policy",
+    "RandomResizedCrop",
+    "SizePx",
+    "Views",
+]
 
 SizePx = Annotated[
     tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], Field(description="(height, width)")
 ]
-Interpolation = Literal["nearest", "bilinear", "bicubic"]
-Strength = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class RandomResizedCrop(Section):
-    """torchvision's RandomResizedCrop: area in `scale`, aspect ratio in `ratio`, ten tries, then a centre crop."""
-
-    kind: Literal["random_resized_crop"]
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "RandomResizedCrop":
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must satisfy 0 < low <= high <= 1, got {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio must satisfy 0 < low <= high, got {self.ratio}")
-        return self
-
-
-class CenterCrop(Section):
-    """The evaluation view: shorter side to size / `crop_fraction`, then the centre (timm's crop_pct)."""
-
-    kind: Literal["center_crop"]
-    crop_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-
-
-class HorizontalFlip(Section):
-    """Mirror left to right with `probability`."""
-
-    kind: Literal["horizontal_flip"]
-    probability: Strength = 0.5
-
-
-class ColorJitter(Section):
-    """torchvision's ColorJitter: factors in [1 - x, 1 + x], hue shift in [-hue, hue] turns, in a drawn order."""
-
-    kind: Literal["color_jitter"]
-    brightness: Strength = 0.0
-    contrast: Strength = 0.0
-    saturation: Strength = 0.0
-    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
-    probability: Strength = 1.0
-
-
-Operation = Annotated[RandomResizedCrop | CenterCrop | HorizontalFlip | ColorJitter, Field(discriminator="kind")]
 CROPS = (RandomResizedCrop, CenterCrop)
 
 
@@ -89,6 +68,8 @@ class Policy(Section):
         crops = [isinstance(operation, CROPS) for operation in self.operations]
         if not crops[0] or sum(crops) != 1:
             raise ValueError("operations must start with its only crop, random_resized_crop or center_crop")
+        if sum(isinstance(operation, RandomInterpolation) for operation in self.operations) > 1:
+            raise ValueError("random_interpolation can be given once: there is one crop to resample")
         return self
 
 

@@ -21,11 +21,11 @@ def jitter(view_HW3: Pixels, params: JitterParams) -> Pixels:
     for index in params.order:
         match index:
             case 0 if params.brightness != 1.0:
-                view_HW3 = _brightness(view_HW3, params.brightness)
+                view_HW3 = brightness(view_HW3, params.brightness)
             case 1 if params.contrast != 1.0:
-                view_HW3 = _contrast(view_HW3, params.contrast)
+                view_HW3 = contrast(view_HW3, params.contrast)
             case 2 if params.saturation != 1.0:
-                view_HW3 = _saturation(view_HW3, params.saturation)
+                view_HW3 = saturation(view_HW3, params.saturation)
             case 3 if params.hue != 0.0:
                 view_HW3 = _hue(view_HW3, params.hue)
             case _:
@@ -33,24 +33,24 @@ def jitter(view_HW3: Pixels, params: JitterParams) -> Pixels:
     return view_HW3
 
 
-def _brightness(view_HW3: Pixels, factor: float) -> Pixels:
+def brightness(view_HW3: Pixels, factor: float) -> Pixels:
     """v * factor, as torchvision: in float32, clamped, cut to whole numbers."""
-    return _look_up(view_HW3, np.arange(256, dtype=np.float32) * np.float32(factor))
+    return look_up(view_HW3, np.arange(256, dtype=np.float32) * np.float32(factor))
 
 
-def _contrast(view_HW3: Pixels, factor: float) -> Pixels:
+def contrast(view_HW3: Pixels, factor: float) -> Pixels:
     """Away from the mean of the grayscale view: v * factor + mean * (1 - factor)."""
-    gray_HW = _gray(view_HW3)
+    gray_HW = gray(view_HW3)
     mean = cv2.sumElems(gray_HW)[0] / gray_HW.size  # a sum of whole numbers: exact
-    return _look_up(view_HW3, np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(mean * (1 - factor)))
+    return look_up(view_HW3, np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(mean * (1 - factor)))
 
 
-def _saturation(view_HW3: Pixels, factor: float) -> Pixels:
+def saturation(view_HW3: Pixels, factor: float) -> Pixels:
     """Away from gray: v * factor + gray * (1 - factor).
 
     In float32, clamped and cut as torchvision does; OpenCV's addWeighted rounds (and saves 0.05 ms at 224x224).
     """
-    gray_HW = _gray(view_HW3).astype(np.float32) * np.float32(1 - factor)
+    gray_HW = gray(view_HW3).astype(np.float32) * np.float32(1 - factor)
     blended_HW3 = np.multiply(view_HW3, np.float32(factor), dtype=np.float32)
     blended_HW3 += cv2.merge([gray_HW, gray_HW, gray_HW])
     return np.clip(blended_HW3, 0, 255, out=blended_HW3).astype(np.uint8)
@@ -81,12 +81,12 @@ def _wheel(offset: float, shift_turns: float) -> NDArray[np.uint16]:
     return np.rint(256.0 * np.clip(np.minimum(sixths, 4.0 - sixths), 0.0, 1.0)).astype(np.uint16)
 
 
-def _gray(view_HW3: Pixels) -> Pixels:
+def gray(view_HW3: Pixels) -> Pixels:
     """ITU-R 601 luma, rounded, in whole numbers (torchvision cuts instead: half a level darker)."""
     return as_pixels(cv2.cvtColor(view_HW3, cv2.COLOR_RGB2GRAY))
 
 
-def _look_up(view_HW3: Pixels, table: NDArray[np.float32]) -> Pixels:
+def look_up(view_HW3: Pixels, table: NDArray[Any]) -> Pixels:
     return as_pixels(cv2.LUT(view_HW3, np.clip(table, 0, 255).astype(np.uint8)))
 
 

@@ -5,11 +5,12 @@ There is no state and no order: view 7 of a sample is what it is whether or not 
 
 import math
 from collections.abc import Callable, Sequence
-from decimal import Context, Decimal
 from typing import Any
 
+from kd_ray.config.operations import RandomInterpolation
 from kd_ray.config.views import CenterCrop, ColorJitter, HorizontalFlip, Mix, Operation, Policy, RandomResizedCrop
-from kd_ray.views.bits import Bits
+from kd_ray.views.bits import Bits, log_uniform
+from kd_ray.views.draw_steps import draw_steps, step_identity
 from kd_ray.views.mix import draw_mix
 from kd_ray.views.params import (
     CenterCropParams,
@@ -18,6 +19,7 @@ from kd_ray.views.params import (
     JitterParams,
     MixParams,
     OperationParams,
+    ResamplingParams,
     ViewParams,
 )
 
@@ -109,6 +111,10 @@ def _operation_identity(operation: Operation) -> dict[str, Any]:
                 "hue": operation.hue,
                 "probability": operation.probability,
             }
+        case RandomInterpolation():
+            return {"kind": operation.kind, "choices": list(operation.choices)}
+        case _:
+            return step_identity(operation)
 
 
 def _draw_operation(operation: Operation, bits: Bits, *, aspect: float) -> OperationParams:
@@ -121,6 +127,10 @@ def _draw_operation(operation: Operation, bits: Bits, *, aspect: float) -> Opera
             return FlipParams(flipped=bits.chance(operation.probability))
         case ColorJitter():
             return _draw_jitter(operation, bits)
+        case RandomInterpolation():
+            return ResamplingParams(interpolation=operation.choices[bits.integer_below(len(operation.choices))])
+        case _:
+            return draw_steps(operation, bits)
 
 
 def _draw_crop(operation: RandomResizedCrop, bits: Bits, *, aspect: float) -> CropParams:
@@ -131,7 +141,7 @@ def _draw_crop(operation: RandomResizedCrop, bits: Bits, *, aspect: float) -> Cr
     """
     for _ in range(NUM_TRIES):
         area = bits.uniform_in(*operation.scale)
-        ratio = _log_uniform(bits, *operation.ratio)
+        ratio = log_uniform(bits, *operation.ratio)
         width, height = math.sqrt(area * ratio / aspect), math.sqrt(area * aspect / ratio)
         if width <= 1.0 and height <= 1.0:
             top = bits.uniform_in(0.0, 1.0 - height)
@@ -140,17 +150,6 @@ def _draw_crop(operation: RandomResizedCrop, bits: Bits, *, aspect: float) -> Cr
     low, high = operation.ratio
     width, height = min(1.0, high / aspect), min(1.0, aspect / low)
     return CropParams(left=(1.0 - width) / 2, top=(1.0 - height) / 2, width=width, height=height)
-
-
-def _log_uniform(bits: Bits, low: float, high: float) -> float:
-    """exp of a uniform in [ln low, ln high], in decimal arithmetic (24 µs).
-
-    `math.exp` may differ in the last bit between C libraries; decimal's ln and exp are correctly rounded everywhere.
-    """
-    context = Context(prec=20)
-    log_low, log_high = context.ln(Decimal(low)), context.ln(Decimal(high))
-    step = context.multiply(context.subtract(log_high, log_low), Decimal(bits.uniform()))
-    return float(context.exp(context.add(log_low, step)))
 
 
 def _draw_jitter(operation: ColorJitter, bits: Bits) -> JitterParams:

@@ -3,10 +3,35 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
+from kd_ray.config.operations import Interpolation
 from kd_ray.errors import CacheCorrupt
 from kd_ray.storage.base import canonical_json
+
+StepName = Literal[
+    "flip_vertical",
+    "gray",
+    "gaussian_blur",
+    "brightness",
+    "contrast",
+    "saturation",
+    "sharpness",
+    "solarize",
+    "solarize_add",
+    "posterize",
+    "equalize",
+    "autocontrast",
+    "invert",
+    "affine",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "perspective",
+    "erase",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +74,29 @@ class JitterParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResamplingParams:
+    """The kernel that resamples the crop, whatever the reader's own."""
+
+    interpolation: Interpolation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One change of pixels; what `values` and `option` mean is said where it is rendered (`kd_ray.views.steps`)."""
+
+    name: StepName
+    values: tuple[float, ...]
+    option: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepsParams:
+    """What one operation of a policy does to the view, in order; nothing where it is not applied."""
+
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BoxParams:
     """A box in fractions of a view's width (`left`, `width`) and height (`top`, `height`)."""
 
@@ -73,7 +121,7 @@ class MixParams:
 
 
 Crop = CropParams | CenterCropParams
-OperationParams = CropParams | CenterCropParams | FlipParams | JitterParams | MixParams
+OperationParams = CropParams | CenterCropParams | FlipParams | JitterParams | ResamplingParams | StepsParams | MixParams
 ViewParams = tuple[OperationParams, ...]
 """One entry per operation of the policy, in its order; the first is the crop, the last may be a mix."""
 
@@ -126,6 +174,10 @@ def _kind(params: OperationParams) -> str:
             return "flip"
         case JitterParams():
             return "jitter"
+        case ResamplingParams():
+            return "resampling"
+        case StepsParams():
+            return "steps"
         case MixParams():
             return "mix"
 
@@ -140,8 +192,24 @@ def _operation(*, kind: str, **fields: Any) -> OperationParams:
             return FlipParams(**fields)
         case "jitter":
             return JitterParams(**{**fields, "order": tuple(fields.get("order", ()))})
+        case "resampling":
+            return _resampling(**fields)
+        case "steps":
+            return StepsParams(steps=tuple(_step(**each) for each in fields.pop("steps")), **fields)
         case "mix":
             box = None if fields.get("box") is None else BoxParams(**fields["box"])
             return MixParams(**{**fields, "partner_params": _from_json(fields["partner_params"]), "box": box})
         case _:
             raise ValueError(f"unknown kind {kind!r}")
+
+
+def _resampling(*, interpolation: Interpolation) -> ResamplingParams:
+    if interpolation not in get_args(Interpolation):
+        raise ValueError(f"unknown interpolation {interpolation!r}")
+    return ResamplingParams(interpolation=interpolation)
+
+
+def _step(*, name: StepName, values: list[float], option: str | None) -> Step:
+    if name not in get_args(StepName):
+        raise ValueError(f"unknown step {name!r}")
+    return Step(name=name, values=tuple(values), option=option)

@@ -18,9 +18,12 @@ from kd_ray.views.params import (
     JitterParams,
     MixParams,
     OperationParams,
+    ResamplingParams,
+    StepsParams,
     ViewParams,
     mix_of,
 )
+from kd_ray.views.steps import apply_step
 
 RENDERER_VERSION = 1  # changes whenever the pixels of any params change
 
@@ -56,6 +59,9 @@ def _render(image_HW3: Pixels, params: ViewParams, *, size_px: tuple[int, int], 
     crop, *operations = params
     assert isinstance(crop, CropParams | CenterCropParams), crop
     box = box_px(crop, image_size_px=(image_HW3.shape[0], image_HW3.shape[1]), size_px=size_px)
+    for operation in operations:
+        if isinstance(operation, ResamplingParams):
+            interpolation = operation.interpolation
     resized = Image.fromarray(image_HW3).resize(size_px[::-1], _resampling(interpolation), box=box)
     view_HW3 = np.array(resized)
     for operation in operations:
@@ -103,7 +109,11 @@ def _apply(view_HW3: Pixels, operation: OperationParams) -> Pixels:
             return as_pixels(cv2.flip(view_HW3, 1))  # 4 µs; a NumPy copy of [:, ::-1] takes 140
         case JitterParams(applied=True):
             return jitter(view_HW3, operation)
-        case FlipParams() | JitterParams():
+        case StepsParams():
+            for step in operation.steps:
+                view_HW3 = apply_step(view_HW3, step)
+            return view_HW3
+        case FlipParams() | JitterParams() | ResamplingParams():
             return view_HW3
         case CropParams() | CenterCropParams() | MixParams():
             raise AssertionError("a crop can only come first, and a mix only last")
