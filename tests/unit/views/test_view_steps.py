@@ -1,7 +1,11 @@
 """Steps: torchvision's and Pillow's meaning, in pixels that no code path, thread or place in the row changes."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -26,40 +30,9 @@ from kd_ray.views.steps import (
     noise,
     noise_quantiles,
 )
+from tests.support.view_steps import FILL, SIZES_PX, STEPS, digest_of_all, step, view
 
-SIZES_PX = ((1, 1), (1, 7), (2, 2), (3, 3), (5, 1), (13, 29), (40, 3), (33, 129), (64, 64))
-FILL = (124.0, 116.0, 104.0)
-
-
-def step(name: StepName, *values: float, option: str | None = None) -> Step:
-    return Step(name=name, values=values, option=option)
-
-
-STEPS = (
-    step("flip_vertical"),
-    step("gray"),
-    step("gaussian_blur", 0.02),
-    step("gaussian_blur", 0.1),
-    step("brightness", 1.3),
-    step("contrast", 0.4),
-    step("saturation", 1.7),
-    step("sharpness", 1.9),
-    step("sharpness", 0.1),
-    step("solarize", 100.0),
-    step("solarize_add", 77.0),
-    step("posterize", 3.0),
-    step("equalize"),
-    step("autocontrast"),
-    step("invert"),
-    *(step("affine", 20.0, 0.1, -0.2, 1.2, 10.0, 5.0, *FILL, option=each) for each in ("nearest", "bilinear")),
-    step("rotate", -33.0, *FILL, option="bicubic"),
-    step("shear_x", 0.3, *FILL, option="bilinear"),
-    step("shear_y", -0.3, *FILL, option="bicubic"),
-    step("translate_x", 0.23, *FILL, option="nearest"),
-    step("translate_y", -0.23, *FILL, option="bilinear"),
-    step("perspective", 0.1, 0.05, 0.9, 0.0, 1.0, 0.9, 0.0, 0.95, *FILL, option="bilinear"),
-    *(step("erase", 0.2, 0.3, 0.5, 0.4, 77.0, option=each) for each in ("zero", "mean", "noise")),
-)
+ROOT = Path(__file__).parents[3]
 NEUTRAL = (
     step("gaussian_blur", 0.0),
     step("brightness", 1.0),
@@ -78,10 +51,6 @@ NEUTRAL = (
 
 def name_of(value: Step) -> str:
     return f"{value.name}-{value.option}-{'-'.join(f'{each:g}' for each in value.values[:2])}"
-
-
-def view(size_px: tuple[int, int], seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, (*size_px, 3), dtype=np.uint8)
 
 
 def with_torchvision(operation: Callable[..., torch.Tensor], view_HW3: Pixels, *settings: float) -> Pixels:
@@ -129,6 +98,15 @@ class TestEveryStep:
                     pool.map(lambda each: apply_step(view((61, 67)), each), STEPS), expected, strict=True
                 ):
                     np.testing.assert_array_equal(found_HW3, expected_HW3)
+
+    def test_a_cpu_with_nothing_but_sse3_gives_the_same_pixels(self) -> None:
+        """What OpenCV chooses by the CPU is taken away from a fresh process; the goldens cover the CPU at hand."""
+        environment = os.environ | {"OPENCV_CPU_DISABLE": "AVX512-SKX,AVX2,FP16,AVX,SSE4.2,SSE4.1,SSSE3"}
+        code = "from tests.support.view_steps import digest_of_all; print(digest_of_all())"
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        assert found.stdout.strip() == digest_of_all()
 
     def test_render_applies_them_in_order(self) -> None:
         whole = CropParams(left=0.0, top=0.0, width=1.0, height=1.0)
