@@ -1,6 +1,6 @@
 """View policies: what may be drawn. How it is drawn and rendered is in `kd_ray.views`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from kd_ray.config.operations import (
     RandomResizedCrop,
     Strength,
 )
+from kd_ray.config.presets import with_preset
 
 __all__ = [
     "EVALUATION_POLICY",
@@ -56,12 +57,21 @@ class Mix(Section):
 
 
 class Policy(Section):
-    """A view policy: a crop, then other operations in order; stored digests are of views at `digest_size_px`."""
+    """A view policy: a crop, then other operations in order; stored digests are of views at `digest_size_px`.
+
+    In a recipe it may be the name of a preset (`policy: lightly`), or a preset and what to change
+    (`policy: {preset: lightly, mix: null}`).
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
     operations: Annotated[tuple[Operation, ...], Field(min_length=1)]
     mix: Mix | None = None
     digest_size_px: SizePx = (32, 32)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        return with_preset(values)
 
     @model_validator(mode="after")
     def _crop_comes_first(self) -> "Policy":

@@ -309,3 +309,18 @@ def test_a_circle_of_recipes_names_the_chain(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extends", ["3", "{a: b}", "[a.yaml, 3]"])
 def test_extends_that_names_no_file_is_refused(tmp_path: Path, extends: str) -> None:
     assert "give the path of a recipe or a list of them" in _refusal(write(tmp_path, f"extends: {extends}\n{VALID}"))
+
+
+# ---- presets of view policies
+
+
+def test_a_policy_may_be_the_name_of_a_preset_and_the_resolved_recipe_shows_all_of_it(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path), ["views.policy=lightly"])
+    assert recipe.views.policy.name == "lightly"
+    assert "random_grayscale" in recipe_yaml(recipe)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    (mistake,) = _mistakes(write(tmp_path), "views.policy=lightli")
+    assert "views.policy.preset: " in mistake
+    assert "no preset 'lightli'; did you mean lightly?" in mistake
