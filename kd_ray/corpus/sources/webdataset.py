@@ -2,19 +2,20 @@
 
 | member | meaning |
 |---|---|
-| `.jpg .jpeg .png .gif .webp .bmp .tiff .tif .img` | the image; of several in a sample the first |
+| `.jpg .jpeg .png .gif .webp .bmp .tiff .tif .img` | the image; of several in a sample the first, the others are told |
 | `.<mask_extension>` | its mask |
-| `.cls` | its label: a number or a name |
+| `.cls` | its label: a number, or a name as `007` is |
 | `.txt` | its caption |
 | `.json` | an object with any of `label`, `caption`, `boxes`, `polygons`, `uid`, and the image's `sha256` or `md5` |
 
 A `uid` is kept in the location of the sample, `<tar>#<key> uid=<uid>`, so that tables with that key can be joined.
-Other extensions are ignored; a `.cls` or `.txt` comes before the same in `.json`.
+Other extensions and hidden members (`.x.png`) are ignored; a `.cls` or `.txt` comes before the same in `.json`.
 """
 
 import hashlib
 import json
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,9 @@ MAX_SIDECAR_BYTES = 16 << 20  # JSON takes ten times its size in memory
 
 MAX_UID_LENGTH = 256
 
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+PADDED_NUMBER = re.compile(r"-?[0-9]+")
+
 RUN_BYTES = 64 << 20
 READ_AHEAD_BYTES = 16 << 20  # one GET of S3 reaches most of a link's speed above 8 MiB
 MAX_GAP_BYTES = 1 << 20  # read through rather than begun anew: a request costs as much as a MiB
@@ -57,19 +61,27 @@ MAX_GAP_BYTES = 1 << 20  # read through rather than begun anew: a request costs 
 
 @dataclass(slots=True, kw_only=True)
 class _Group:
-    """The members of one sample that are used, by their meaning; `start` to `stop` holds them."""
+    """The members of one sample that are used, by their meaning; `start` to `stop` holds them.
+
+    `num_bytes` is of all its members, used or not, but for those that have a row of their own.
+    """
 
     key: str
     parts: dict[str, bytes] = field(default_factory=dict)
     start: int = 0
     stop: int = 0
     begins: int
+    num_bytes: int = 0
     has_refused_image: bool = False
 
-    def add(self, meaning: str, member: TarMember, data: bytes) -> None:
+    def add(self, meaning: str | None, member: TarMember, tar: RangeFile) -> None:
+        self.num_bytes += member.size_bytes
+        if meaning is None or meaning in self.parts:
+            return
         self.start = self.start if self.parts else member.start
         self.stop = member.stop
-        self.parts[meaning] = data
+        tar.seek(member.data_start)
+        self.parts[meaning] = tar.read(member.size_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +173,7 @@ class WebDatasetSource:
             meaning = self._meaning(extension)
             reason = _refusal(member, meaning)
             if reason is not None:
-                where = f"{location}#{_shown(member.name)}"
-                yield Rejected(location=where, reason=reason, size_bytes=member.size_bytes)
+                yield _rejected(member, location, reason)
             if key is None or member.kind == "folder" or _leaves(member.name):
                 continue
             if group is None or group.key != key:
@@ -171,9 +182,10 @@ class WebDatasetSource:
                 group = _Group(key=key, begins=member.start)
             if reason is not None:
                 group.has_refused_image |= meaning == "image"
-            elif meaning is not None and meaning not in group.parts:
-                tar.seek(member.data_start)
-                group.add(meaning, member, tar.read(member.size_bytes))
+            elif meaning == "image" and meaning in group.parts:
+                yield _rejected(member, location, "other_type")
+            else:
+                group.add(meaning, member, tar)
         if group is not None:
             yield from self._finish(group, location)
 
@@ -196,21 +208,20 @@ class WebDatasetSource:
 
     def _finish(self, group: _Group, location: str) -> Iterator[Input | Rejected]:
         where = f"{location}#{_shown(group.key)}"
-        size = group.stop - group.start
         if "image" not in group.parts:
             if not group.has_refused_image:
-                yield Rejected(location=where, reason="no_image", size_bytes=size)
+                yield Rejected(location=where, reason="no_image", size_bytes=group.num_bytes)
             return
         try:
             yield self._input(group, location=where, locator=f"{location}#{group.start}-{group.stop}")
         except BadInput as error:
-            yield Rejected(location=where, reason=error.reason, size_bytes=size)
+            yield Rejected(location=where, reason=error.reason, size_bytes=group.stop - group.start)
 
     def _input(self, group: _Group, *, location: str, locator: str) -> Input:
         data = group.parts["image"]
         sidecar = _sidecar(group.parts.get("json"))
         _check_hash(data, sidecar)
-        label = _label(group.parts["cls"]) if "cls" in group.parts else sidecar.get("label")
+        label = _label(group.parts["cls"], self._labels) if "cls" in group.parts else sidecar.get("label")
         try:
             boxes, polygons = parse_boxes(sidecar.get("boxes")), parse_polygons(sidecar.get("polygons"))
         except ValueError as error:
@@ -260,8 +271,15 @@ def _refusal(member: TarMember, meaning: str | None) -> Reason | None:
         return "unsafe_path"
     if member.kind != "file":
         return "not_a_file"
+    key, _ = _split_name(member.name)
+    if key is None and not member.name.rpartition("/")[2].startswith("."):
+        return "other_type"
     limit = MAX_SIDECAR_BYTES if meaning in SIDECARS else MAX_MEMBER_BYTES
     return "too_large" if member.size_bytes > limit else None
+
+
+def _rejected(member: TarMember, location: str, reason: Reason) -> Rejected:
+    return Rejected(location=f"{location}#{_shown(member.name)}", reason=reason, size_bytes=member.size_bytes)
 
 
 def _target(member: TarMember) -> str:
@@ -311,10 +329,14 @@ def _uid(sidecar: dict[str, Any]) -> str:
     return f" uid={uid}" if is_text(str(uid)) else ""
 
 
-def _label(data: bytes) -> str | int:
+def _label(data: bytes, labels: Labels) -> str | int:
+    """A number where it is written as one, a name otherwise; where classes are declared also `007` is a number."""
     try:
         text = data.decode().strip()
-        return int(text) if text.isascii() and text.removeprefix("-").isdecimal() else text
+        is_number = NUMBER.fullmatch(text) is not None
+        if labels.names and not is_number:
+            is_number = PADDED_NUMBER.fullmatch(text) is not None and text not in labels.names
+        return int(text) if is_number else text
     except ValueError as error:
         raise BadInput("bad_label") from error
 

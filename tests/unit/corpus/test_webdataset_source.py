@@ -53,7 +53,39 @@ class TestSamples:
 
     def test_the_first_image_of_a_sample_counts_whatever_the_case_of_its_extension(self, tmp_path):
         found = scanned_bytes(tmp_path, tar_bytes([("0.JPEG", b"first"), ("0.png", b"second")]))
-        assert [each.data for each in found] == [b"first"]
+        assert told(found) == [("a.tar#0.png", "other_type"), ("a.tar#0", "None")]
+        assert found[0].size_bytes == len(b"second")
+        assert found[1].data == b"first"
+
+    def test_members_that_are_of_no_sample_are_told_unless_they_are_hidden(self, tmp_path):
+        lost = [("noext", b"123"), ("d/noext", b""), ("end.", b"12")]
+        hidden = [(".hid.png", png(3)), (".png", png(5)), ("d/.noext", b"")]
+        found = scanned_bytes(tmp_path, tar_bytes([THREE[0], *lost, *hidden, THREE[1]]))
+        assert [(each.location, each.reason, each.size_bytes) for each in found[:3]] == [
+            ("a.tar#noext", "other_type", 3),
+            ("a.tar#d/noext", "other_type", 0),
+            ("a.tar#end.", "other_type", 2),
+        ]
+        assert told(found[3:]) == [("a.tar#0", "4")]
+
+    def test_a_sample_without_an_image_is_told_with_its_bytes(self, tmp_path):
+        members = [("0.heic", bytes(700)), ("0.cls", b"12"), *THREE[2:4]]
+        found = scanned_bytes(tmp_path, tar_bytes(members))
+        assert found[0] == Rejected(location="a.tar#0", reason="no_image", size_bytes=702)
+
+    @pytest.mark.parametrize(
+        ("text", "label"),
+        [(b"7", "7"), (b"007", "007"), (b"0", "0"), (b"00", "00"), (b"-1", "None"), (b" 7\n", "7"), (b"1.0", "1.0")],
+    )
+    def test_a_label_is_a_number_where_it_is_written_as_one(self, tmp_path, text, label):
+        found = scanned_bytes(tmp_path, tar_bytes([("0.png", png(0)), ("0.cls", text)]))
+        assert told(found) == [("a.tar#0", label)]
+
+    def test_with_declared_classes_a_padded_number_is_one_unless_it_is_a_name(self, tmp_path):
+        write(tmp_path / "classes.json", json.dumps(["cat", "dog", "007"]).encode())
+        members = [("0.png", png(0)), ("0.cls", b"001"), ("1.png", png(1)), ("1.cls", b"007")]
+        found = scanned_bytes(tmp_path, tar_bytes(members), classes_uri=str(tmp_path / "classes.json"))
+        assert told(found) == [("a.tar#0", "dog"), ("a.tar#1", "007")]
 
     def test_a_name_that_comes_back_is_another_sample(self, tmp_path):
         members = [("0.png", png(0)), ("1.png", png(1)), ("0.png", png(2)), ("1.cls", b"1")]
