@@ -12,11 +12,11 @@ ALONE = ""  # the name of a corpus's only source, where a mixture's have names o
 Reason = Literal[
     "empty",  # no bytes
     "not_an_image",  # bytes that begin like no image format that is read
-    "unreadable",  # an image format, but its decoder refuses it
+    "unreadable",  # an image format, but its decoder refuses it; or its sectors on a local disk do
     "truncated",  # cut off
     "too_large",  # a decompression bomb
     "unsupported",  # 32 bits a channel and the like: no 8-bit meaning
-    "missing",  # listed, but not there (a dangling link, a path of a listing)
+    "missing",  # listed, but not there (a dangling link, a path of a listing, a URL that cannot be)
     "permission_denied",
     "symlink_loop",
     "not_a_file",  # a pipe, a socket or a device under the name of an image
@@ -24,7 +24,7 @@ Reason = Literal[
     "not_an_archive",  # a .tar or .parquet that is none
     "damaged_archive",  # an archive that breaks off
     "bad_row",  # a line of a listing that is not of its format
-    "other_columns",  # a Parquet file without the columns that the others have
+    "other_columns",  # a Parquet file or a listing without the columns that the others have
     "no_class",  # an image beside class folders
     "no_image",  # a sample of an archive, or a row of a table, without an image
     "bad_label",  # a label that is no class

@@ -10,6 +10,18 @@ from PIL import Image
 
 from kd_ray.config.corpus import FolderCorpus, HashSplit
 
+# No host, port, bucket or repository can have these names.
+IMPOSSIBLE_URLS = (
+    *(
+        "http://h:99999/x.png",
+        "http://a..b/x.png",
+        f"http://{'a' * 70}.com/x.png",
+        "http://[h/x.png",
+        "https:///x.png",
+    ),
+    *("s3://", "s3://B@d!/x.png", "s3://x y/z.png", "hf://x", "hf://"),
+)
+
 
 def noise(seed: int, *, height: int = 6, width: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

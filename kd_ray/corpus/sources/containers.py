@@ -80,7 +80,7 @@ class Containers:
                     else:
                         rejected.append(made)
                 if len(rejected) >= REJECTED_PER_EXTENT:
-                    yield _rejected_extent(rejected, split)
+                    yield rejected_extent(rejected, split)
                     rejected = []
             if not num_found:
                 raise CorpusError(
@@ -88,7 +88,7 @@ class Containers:
                     "Check corpus.uri, and corpus.split where its kind is paths."
                 )
             if rejected:
-                yield _rejected_extent(rejected, split)
+                yield rejected_extent(rejected, split)
         if not num_made and misfits:
             raise misfits[0]
         if not num_made:
@@ -132,7 +132,7 @@ def _made(
         yield Rejected(location=each.location, reason="other_columns", size_bytes=each.size_bytes)
 
 
-def _rejected_extent(rejected: Sequence[Rejected], split: SplitName | None) -> Extent:
+def rejected_extent(rejected: Sequence[Rejected], split: SplitName | None) -> Extent:
     """An extent whose scan gives just these."""
     rows = [[each.location, each.reason, each.size_bytes] for each in rejected]
     return Extent(

@@ -16,7 +16,7 @@ from kd_ray.config.corpus import Access, PathSplit, Split
 from kd_ray.corpus.source import SPLITS, Entry, Rejected, SplitName
 from kd_ray.corpus.sources.local_files import LocalFiles
 from kd_ray.corpus.sources.pattern import Pattern, is_pattern
-from kd_ray.corpus.sources.read_errors import refused
+from kd_ray.corpus.sources.read_errors import refused_content
 from kd_ray.corpus.sources.remote_files import HTTP, S3, RemoteFiles
 from kd_ray.errors import CorpusError, StorageError
 from kd_ray.storage import is_remote, join, redacted, redacted_text
@@ -112,7 +112,7 @@ class SourceFiles:
             return self._files.open(location)
 
     def read_each(self, locations: Iterable[str]) -> Iterator[tuple[str, bytes | Rejected]]:
-        """The whole files in the order given; those that are gone or may not be read as rejected.
+        """The whole files in the order given; those that are gone, may not be read or lie on a bad sector as rejected.
 
         Raises:
             StorageError: the trouble is not one file's.
@@ -126,7 +126,7 @@ class SourceFiles:
         try:
             return self._files.read(location)
         except OSError as error:
-            reason = refused(error)
+            reason = refused_content(error, is_local=not is_remote(self.uri))
             if reason is None:
                 raise self._failed(location, "read", error) from error
             return Rejected(location=location, reason=reason, size_bytes=0)

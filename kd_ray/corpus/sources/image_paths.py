@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from kd_ray.config.corpus import Access
 from kd_ray.corpus.source import Reason, Rejected
 from kd_ray.corpus.sources.files import NUM_READERS, SourceFiles, beside
+from kd_ray.corpus.sources.remote_files import HTTP, UnknownScheme
 from kd_ray.errors import StorageError
-from kd_ray.storage import is_remote
+from kd_ray.storage import is_remote, redacted
 
 # A table may come from anywhere: no scheme that reads this machine, and no chain of several (`zip::file://`).
 URL_SCHEMES = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf"})
@@ -17,9 +19,10 @@ URL_SCHEMES = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs"
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A location that gives no image, and why."""
+    """A location that gives no image, and why; `shown` is what people need to see of it to understand that."""
 
     reason: Reason
+    shown: str = ""
 
 
 def resolve(path: bytes, *, folder: str, files: SourceFiles) -> str | Unusable:
@@ -56,18 +59,23 @@ def read_images(files: SourceFiles, locations: Sequence[str | Unusable]) -> list
         found[location] = Unusable(data.reason) if isinstance(data, Rejected) else data
     if urls:
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            found.update(zip(urls, pool.map(lambda url: _read_url(url, files), urls), strict=True))
+            found.update(zip(urls, pool.map(lambda url: read_url(url, files.access), urls), strict=True))
     return [found[each] if isinstance(each, str) else each for each in locations]
 
 
-def _read_url(url: str, files: SourceFiles) -> bytes | Unusable:
+def read_url(url: str, access: Access) -> bytes | Unusable:
+    """What lies at a URL that `resolve` gave. Where there can be nothing, it is missing: hosts, ports, buckets and
+    repositories that cannot be, and schemes that nothing installed reads. `access` is how S3 is reached.
+
+    Raises:
+        StorageError: an object storage cannot be reached.
+    """
     try:
-        return beside(url, files.access).read("")
-    except FileNotFoundError:
-        return Unusable("missing")
-    except PermissionError:
-        return Unusable("permission_denied")
+        data = beside(url, access).read_or_refuse("")
+    except UnknownScheme:
+        return Unusable("missing", shown=redacted(url))
     except StorageError:
-        if url.startswith(("http://", "https://")):  # one of many servers, gone as they go
+        if url.startswith(HTTP):  # one of many servers, gone as they go
             return Unusable("missing")
         raise
+    return Unusable(data.reason) if isinstance(data, Rejected) else data

@@ -7,18 +7,27 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 from kd_ray.config.corpus import ListingSection, Split
 from kd_ray.corpus.source import Entry, Extent, Input, Reason, Rejected, SplitName
 from kd_ray.corpus.sources.annotations import parse_boxes, parse_polygons, read_class_names
-from kd_ray.corpus.sources.containers import BadInput, Labels, is_text
+from kd_ray.corpus.sources.containers import (
+    REJECTED_PER_EXTENT,
+    BadInput,
+    Labels,
+    OtherColumns,
+    is_text,
+    rejected_extent,
+    rejected_of,
+    unreachable,
+)
 from kd_ray.corpus.sources.extents import FILES_PER_EXTENT
 from kd_ray.corpus.sources.files import SourceFiles, beside, in_batches, read_ahead, split_roots, walk_splits
-from kd_ray.corpus.sources.image_paths import Unusable, resolve
+from kd_ray.corpus.sources.image_paths import Unusable, read_url, resolve
 from kd_ray.corpus.sources.listing_rows import Row, format_of, read_header, read_rows, read_some_rows
 from kd_ray.corpus.sources.pattern import is_pattern
-from kd_ray.corpus.sources.remote_files import HTTP
 from kd_ray.errors import CorpusError, StorageError
 from kd_ray.storage import is_remote, join, redacted
 from kd_ray.storage.base import canonical_json
@@ -67,25 +76,65 @@ class ListingSource:
 
     def extents(self) -> Iterator[Extent]:
         for split, root, found in walk_splits(self._files, self.split):
-            num_listings = 0
-            for entry in found:
-                if isinstance(entry, Rejected):
-                    raise StorageError(f"{self._files.where(entry.location)}: cannot be read: {entry.reason}.")
-                if entry.location != root and not is_pattern(root):
-                    break
-                num_listings += 1
-                yield from self._extents_of(entry.location, split)
-            if not num_listings:
-                raise CorpusError(
-                    f"{self._files.where(root)}: is a folder. corpus.uri, or the paths of corpus.split where its kind "
-                    "is paths, must name CSV or JSONL files."
-                )
+            yield from self._of_pattern(found, split) if is_pattern(root) else self._of_file(found, root, split)
+
+    def _of_file(self, found: Iterator[Entry | Rejected], root: str, split: SplitName | None) -> Iterator[Extent]:
+        """The extents of the listing that the recipe names."""
+        entry = next(found, None)
+        if isinstance(entry, Rejected):
+            raise StorageError(f"{self._files.where(entry.location)}: cannot be read: {entry.reason}.")
+        if entry is None or entry.location != root:
+            raise CorpusError(
+                f"{self._files.where(root)}: is a folder. corpus.uri, or the paths of corpus.split where its kind "
+                "is paths, must name CSV or JSONL files."
+            )
+        try:
+            yield from self._extents_of(root, split)
+        except (FileNotFoundError, PermissionError) as error:
+            reason = unreachable(error, root, 0).reason
+            raise StorageError(f"{self._files.where(root)}: cannot be read: {reason}.") from error
+
+    def _of_pattern(self, found: Iterator[Entry | Rejected], split: SplitName | None) -> Iterator[Extent]:
+        """The extents of all listings of a split, those of no use rejected, unless all of them are."""
+        made: list[Extent] | Rejected
+        rejected: list[Rejected] = []
+        errors: list[CorpusError] = []
+        is_any_used = False
+        for entry in found:
+            made = entry if isinstance(entry, Rejected) else self._made(entry, split, errors)
+            if isinstance(made, Rejected):
+                rejected.append(made)
+            else:
+                is_any_used = True
+                yield from made
+            if len(rejected) == REJECTED_PER_EXTENT:
+                yield rejected_extent(rejected, split)
+                rejected = []
+        if errors and not is_any_used:
+            raise errors[0]
+        if not is_any_used:
+            named = ", ".join(f"{each.location} ({each.reason})" for each in rejected[:3])
+            raise StorageError(f"{self._files.where('')}: none of the listings can be read: {named}.")
+        if rejected:
+            yield rejected_extent(rejected, split)
+
+    def _made(self, entry: Entry, split: SplitName | None, errors: list[CorpusError]) -> list[Extent] | Rejected:
+        """The extents of one listing of several: all at once, because that it has other columns may show at its end."""
+        try:
+            return list(self._extents_of(entry.location, split))
+        except (FileNotFoundError, PermissionError) as error:
+            return unreachable(error, entry.location, entry.size_bytes)
+        except (OtherColumns, _NoListing) as error:
+            errors.append(error)
+            return Rejected(location=entry.location, reason=_reason_of(error), size_bytes=entry.size_bytes)
 
     def scan(self, extent: Extent) -> Iterator[Input | Rejected]:
+        if (rejected := rejected_of(extent)) is not None:
+            return iter(rejected)
         place = json.loads(extent.payload)
         listing = place["listing"]
         raw = self._files.read_range(listing, place["start"], place["stop"])
-        rows = self._some_rows(raw, listing, place["header"])
+        rows = self._some_rows(raw, listing, place["header"], is_first=place["start"] == 0)
         placed = (replace(row, start=row.start + place["start"], line=row.line + place["line"] - 1) for row in rows)
         return self._filled(placed, listing)
 
@@ -105,26 +154,35 @@ class ListingSource:
 
     def _extents_of(self, listing: str, split: SplitName | None) -> Iterator[Extent]:
         where, images = self._files.where(listing), self._images(listing)
-        row_format = format_of(listing or self.uri, where=where)
-        rows = read_rows(self._files.lines(listing), row_format, where=where)
+        header, rows = self._opened(listing)
+        if header:
+            self._check_columns(header, where)
+            self._check_names(header, where)
         seen: dict[str, None] = {}  # a set in the order of the columns
-        header: list[str] = []
         first_problem = ""
         for batch in in_batches(rows, FILES_PER_EXTENT):
             good = [row for row in batch if row.problem is None]
             if len(good) < len(batch) and not first_problem:
                 bad = next(row for row in batch if row.problem is not None)
                 first_problem = f"{where}, line {bad.line}: {bad.problem}."
-            if good and row_format != "jsonl":
-                header = list(good[0].values)
-                self._check_columns(header, where)
             seen |= dict.fromkeys(name for row in good for name in row.values)
             yield self._extent(batch, listing, header, images, split)
+        if not seen and first_problem:
+            raise _BadRows(first_problem)
         if not seen:
-            raise CorpusError(
-                first_problem or f"{where}: no rows. corpus.uri must name a listing with a row for each image."
-            )
-        self._check_columns(seen, where)
+            raise _NoRows(f"{where}: no rows. corpus.uri must name a listing with a row for each image.")
+        self._check_columns(header or seen, where)
+
+    def _opened(self, listing: str) -> tuple[list[str], Iterator[Row]]:
+        where = self._files.where(listing)
+        try:
+            row_format = format_of(listing or self.uri, where=where)
+        except CorpusError as error:
+            raise _OtherType(str(error)) from error
+        try:
+            return read_rows(self._files.lines(listing), row_format, where=where)
+        except CorpusError as error:
+            raise _BadRows(str(error)) from error
 
     def _extent(
         self, rows: Sequence[Row], listing: str, header: Sequence[str], images: SourceFiles, split: SplitName | None
@@ -154,13 +212,27 @@ class ListingSource:
         )
 
     def _check_columns(self, seen: Iterable[str], where: str) -> None:
-        for setting, name in self.section.model_dump().items():
-            if setting.endswith("_column") and name is not None and name not in seen:
+        for setting, name in self._columns.items():
+            if name not in seen:
                 null = "" if setting == "image_column" else ", or null for none"
-                raise CorpusError(
+                raise OtherColumns(
                     f"{where}: no column {name!r}; it has {', '.join(map(str, seen))[:200]}. "
                     f"Set corpus.{setting} to one of them{null}."
                 )
+
+    def _check_names(self, header: Sequence[str], where: str) -> None:
+        for setting, name in self._columns.items():
+            if header.count(name) > 1:
+                raise OtherColumns(
+                    f"{where}: {header.count(name)} columns {name!r} in its header, which corpus.{setting} names. "
+                    "Rename all but one."
+                )
+
+    @cached_property
+    def _columns(self) -> dict[str, str]:
+        """The columns that are read, by their settings."""
+        named = self.section.model_dump().items()
+        return {setting: name for setting, name in named if setting.endswith("_column") and name is not None}
 
     def _images(self, listing: str) -> SourceFiles:
         uri = self.section.images_uri
@@ -169,8 +241,9 @@ class ListingSource:
             uri = (folder or slash) if slash else "."
         return beside(uri, self.section.access)
 
-    def _some_rows(self, raw: bytes, listing: str, header: Sequence[str]) -> Iterator[Row]:
-        return read_some_rows(raw, format_of(listing or self.uri, where=self._files.where(listing)), header=header)
+    def _some_rows(self, raw: bytes, listing: str, header: Sequence[str], *, is_first: bool) -> Iterator[Row]:
+        row_format = format_of(listing or self.uri, where=self._files.where(listing))
+        return read_some_rows(raw, row_format, header=header, is_first=is_first)
 
     def _rows_at(self, listing: str, spans: Sequence[tuple[int, int]]) -> Iterator[Row]:
         files = self._files
@@ -186,13 +259,14 @@ class ListingSource:
             whole = files.read(listing)
             pieces = ((span, whole[slice(*span)]) for span in spans)
         for span, raw in pieces:
-            rows = list(self._some_rows(raw, listing, header))
+            rows = list(self._some_rows(raw, listing, header, is_first=span[0] == 0))
             if len(rows) != 1 or rows[0].problem is not None:
                 raise CorpusError(f"{where}: changed since it was scanned. Let the source rest, then pack again.")
             yield replace(rows[0], start=span[0])
 
     def _meant(self, row: Row, listing: str, images: SourceFiles, labels: Labels) -> _Meant | Rejected:
-        if row.problem is not None:
+        is_short = any(name in row.missing for name in self._columns.values())
+        if row.problem is not None or is_short:
             where = f"{self._files.where(listing)}#{row.line}"
             return Rejected(location=where, reason="bad_row", size_bytes=len(row.raw))
         value = self._value(row, "image_column")
@@ -251,12 +325,35 @@ class ListingSource:
     def _read(self, place: str, images: SourceFiles) -> bytes | Rejected:
         if "://" not in place:
             return images.read_or_refuse(place)
-        try:
-            return beside(place, self.section.access).read_or_refuse("")
-        except StorageError:
-            if place.startswith(HTTP):  # one of many servers, gone as they go
-                return Rejected(location=redacted(place), reason="missing", size_bytes=0)
-            raise
+        data = read_url(place, self.section.access)
+        return Rejected(location=place, reason=data.reason, size_bytes=0) if isinstance(data, Unusable) else data
+
+
+class _NoListing(CorpusError):
+    """A file that cannot be used as a listing; one of several is rejected."""
+
+
+class _OtherType(_NoListing):
+    """By its name."""
+
+
+class _NoRows(_NoListing):
+    """It has none."""
+
+
+class _BadRows(_NoListing):
+    """None of its lines, or not its header, is of the format."""
+
+
+def _reason_of(error: OtherColumns | _NoListing) -> Reason:
+    match error:
+        case OtherColumns():
+            return "other_columns"
+        case _OtherType():
+            return "other_type"
+        case _NoRows():
+            return "empty"
+    return "bad_row"
 
 
 def open_listing(section: ListingSection, *, split: Split) -> ListingSource:

@@ -3,14 +3,14 @@
 A line that is not of the format is a row with a problem, and reading goes on with the line after it.
 """
 
-import csv
 import io
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Literal
+from functools import cache
+from importlib.util import find_spec, module_from_spec
+from typing import Any, Literal
 
 from kd_ray.errors import CorpusError
 
@@ -18,19 +18,22 @@ RowFormat = Literal["csv", "tsv", "jsonl"]
 FORMATS: Mapping[str, RowFormat] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 MARK = b"\xef\xbb\xbf"  # the byte order mark that spreadsheets write
 MAX_LINES_PER_ROW = 256  # an unclosed quote must not make one row of all that follows
+MAX_CELL_CHARACTERS = 16 << 20  # polygons of a crowd take hundreds of kB; the standard library's limit is 128 KiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row: `raw` are its bytes from `start` on, `line` counts from 1; every column of a header has a value.
+    """One row: `raw` are its bytes from `start` on, `line` counts from 1.
 
-    With a `problem` it is a line that cannot be read, and has no values.
+    `missing` are the columns of a header that it ends before: they have no values, where empty cells have None. With a
+    `problem` it is a line that cannot be read, and has no values at all.
     """
 
     start: int
     line: int
     raw: bytes
     values: Mapping[str, object]
+    missing: Sequence[str] = ()
     problem: str | None = None
 
 
@@ -47,7 +50,8 @@ def format_of(location: str, *, where: str) -> RowFormat:
 
 
 def read_header(lines: Iterable[bytes], row_format: RowFormat, *, where: str) -> list[str]:
-    """The column names of a CSV or TSV file; empty for JSONL, whose rows have their own.
+    """The column names of a CSV or TSV file as they are, repeated and empty ones too; none for JSONL, whose rows have
+    their own.
 
     Raises:
         CorpusError: the first line is not of the format.
@@ -55,21 +59,22 @@ def read_header(lines: Iterable[bytes], row_format: RowFormat, *, where: str) ->
     return [] if row_format == "jsonl" else _header(_Lines(lines), row_format, where=where)
 
 
-def read_rows(lines: Iterable[bytes], row_format: RowFormat, *, where: str) -> Iterator[Row]:
-    """All rows of a listing in order.
+def read_rows(lines: Iterable[bytes], row_format: RowFormat, *, where: str) -> tuple[list[str], Iterator[Row]]:
+    """The header of a listing as `read_header` gives it, and all rows in order.
 
     Raises:
         CorpusError: the header is not of the format.
     """
     read = _Lines(lines)
     if row_format == "jsonl":
-        return _json_rows(read)
-    return _csv_rows(read, row_format, _header(read, row_format, where=where))
+        return [], _json_rows(read)
+    header = _header(read, row_format, where=where)
+    return header, _csv_rows(read, row_format, header)
 
 
-def read_some_rows(raw: bytes, row_format: RowFormat, *, header: Sequence[str]) -> Iterator[Row]:
-    """The rows of a piece of a listing; `start` and `line` are within the piece."""
-    read = _Lines(io.BytesIO(raw))
+def read_some_rows(raw: bytes, row_format: RowFormat, *, header: Sequence[str], is_first: bool) -> Iterator[Row]:
+    """The rows of a piece of a listing, its beginning where `is_first`; `start` and `line` are within the piece."""
+    read = _Lines(io.BytesIO(raw), has_mark=is_first)
     return _json_rows(read) if row_format == "jsonl" else _csv_rows(read, row_format, header)
 
 
@@ -78,10 +83,14 @@ class _BadLine(ValueError):
 
 
 class _Lines:
-    """Decoded lines, counted; those taken since the last row can be given back."""
+    """Decoded lines, counted; those taken since the last row can be given back.
 
-    def __init__(self, lines: Iterable[bytes]) -> None:
+    A byte order mark at the beginning is no part of them, unless it is that of a later piece (`has_mark`).
+    """
+
+    def __init__(self, lines: Iterable[bytes], *, has_mark: bool = True) -> None:
         self._lines = iter(lines)
+        self._has_mark = has_mark
         self._again: deque[bytes] = deque()
         self._taken: list[bytes] = []
         self._start = 0
@@ -97,14 +106,14 @@ class _Lines:
         if len(self._taken) > MAX_LINES_PER_ROW:
             raise _BadLine(f"a row of more than {MAX_LINES_PER_ROW} lines")
         try:
-            return (line.removeprefix(MARK) if self.number == 1 else line).decode()
+            return (line.removeprefix(MARK) if self._has_mark and self.number == 1 else line).decode()
         except UnicodeDecodeError as error:
             raise _BadLine(f"not UTF-8 ({error.reason}). Save the listing as UTF-8") from error
 
-    def row(self, values: Mapping[str, object]) -> Row:
+    def row(self, values: Mapping[str, object], *, missing: Sequence[str] = ()) -> Row:
         """The row of all lines taken since the last one."""
         raw, line = b"".join(self._taken), self.number - len(self._taken) + 1
-        row = Row(start=self._start, line=line, raw=raw, values=values)
+        row = Row(start=self._start, line=line, raw=raw, values=values, missing=missing)
         self._start += len(raw)
         self._taken = []
         return row
@@ -121,35 +130,55 @@ class _Lines:
 
 
 def _header(lines: _Lines, row_format: RowFormat, *, where: str) -> list[str]:
+    parser = _parser()
     try:
-        header = next(_reader(lines, row_format), [])
-    except (csv.Error, _BadLine) as error:
+        header = next((cells for cells in _reader(parser, lines, row_format) if cells), [])  # an empty line is none
+    except (parser.Error, _BadLine) as error:
         raise CorpusError(f"{where}, line {lines.number}: {_problem(error)}.") from error
     lines.row({})
     return header
 
 
 def _csv_rows(lines: _Lines, row_format: RowFormat, header: Sequence[str]) -> Iterator[Row]:
-    reader = _reader(lines, row_format)
+    parser = _parser()
+    reader = _reader(parser, lines, row_format)
     while True:
         try:
-            values = next(reader)
+            cells = next(reader)
         except StopIteration:
             return
-        except (csv.Error, _BadLine) as error:
+        except (parser.Error, _BadLine) as error:
             yield lines.bad_row(_problem(error))
             continue
-        if any(values[len(header) :]):
+        if any(cells[len(header) :]):
             yield lines.bad_row(f"more cells than the {len(header)} columns. Quote values that hold the delimiter")
             continue
-        row = lines.row({name: value or None for name, value in zip_longest(header, values[: len(header)])})
-        if values:  # an empty line is none
+        values = {name: cell or None for name, cell in zip(header, cells, strict=False)}
+        row = lines.row(values, missing=header[len(cells) :])
+        if cells:  # an empty line is none
             yield row
 
 
-def _reader(lines: _Lines, row_format: RowFormat) -> Iterator[list[str]]:
+def _reader(parser: Any, lines: _Lines, row_format: RowFormat) -> Iterator[list[str]]:
     # strict: else what follows a closed quote would be taken as part of the value
-    return csv.reader(lines, delimiter="\t" if row_format == "tsv" else ",", strict=True)
+    reader: Iterator[list[str]] = parser.reader(lines, delimiter="\t" if row_format == "tsv" else ",", strict=True)
+    return reader
+
+
+@cache
+def _parser() -> Any:
+    """The standard library's parser of CSV with MAX_CELL_CHARACTERS.
+
+    Its limit belongs to the module, and so to everyone in the process: this is another instance of that module, which
+    nobody else has.
+    """
+    spec = find_spec("_csv")
+    assert spec is not None, "part of Python"
+    assert spec.loader is not None, "part of Python"
+    parser = module_from_spec(spec)
+    spec.loader.exec_module(parser)
+    parser.field_size_limit(MAX_CELL_CHARACTERS)
+    return parser
 
 
 def _problem(error: Exception) -> str:

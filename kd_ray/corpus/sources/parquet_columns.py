@@ -65,13 +65,19 @@ def declared_names(schema: Any, section: ParquetSection) -> tuple[str, ...]:
 
 
 def check_columns(schema: Any, section: ParquetSection, *, where: str) -> None:
-    """Raise OtherColumns naming the first column that is missing or of a type that cannot be what it is said to be."""
+    """Raise OtherColumns naming the first column that is missing, there more than once, or of a type that cannot be
+    what it is said to be."""
     for setting, name in _settings(section).items():
         if name is not None and name not in schema.names:
             null = "" if setting == "image_column" else ", or null for none"
             raise OtherColumns(
                 f"{where}: no column {name!r}; it has {', '.join(schema.names)}. "
                 f"Set corpus.{setting} to one of them{null}."
+            )
+        num_columns = schema.names.count(name)
+        if num_columns > 1:
+            raise OtherColumns(
+                f"{where}: {num_columns} columns {name!r}, which corpus.{setting} names. Rename all but one."
             )
         if name is not None:
             _check_type(schema.field(name).type, setting, where=f"{where}: column {name!r}")

@@ -74,7 +74,8 @@ class Table:
             where = f"{self.location}#{number}"
             try:
                 if isinstance(data, Unusable):
-                    yield Rejected(location=where, reason=data.reason, size_bytes=0)
+                    location = f"{where} {data.shown}" if data.shown else where
+                    yield Rejected(location=location, reason=data.reason, size_bytes=0)
                 else:
                     yield _input(row, data, where=where, labels=labels, run=run)
             except BadInput as error:

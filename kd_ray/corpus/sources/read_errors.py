@@ -18,3 +18,11 @@ def refused(error: OSError) -> Reason | None:
     if isinstance(error, PermissionError):
         return "permission_denied"
     return "symlink_loop" if error.errno == errno.ELOOP else None
+
+
+def refused_content(error: OSError, *, is_local: bool) -> Reason | None:
+    """As `refused`, for a file that is being read: a bad sector is the fault of the file that lies on it.
+
+    Only on this machine: s3fs says EIO of whatever it has no number for.
+    """
+    return "unreadable" if is_local and error.errno == errno.EIO else refused(error)

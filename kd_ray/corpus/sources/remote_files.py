@@ -2,6 +2,7 @@
 
 import html
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from urllib.parse import quote, unquote
 
 import fsspec
 import fsspec.asyn
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError, ParamValidationError  # type: ignore[import-untyped]
 
 from kd_ray.config.corpus import Access
 from kd_ray.corpus.source import Entry, Rejected
@@ -23,6 +24,12 @@ from kd_ray.storage import redacted
 S3 = ("s3://", "s3a://")
 HTTP = ("http://", "https://")
 CHUNK_BYTES = 8 << 20  # a request each
+
+NO_NAMES = frozenset({"InvalidBucketName", "InvalidURI"})  # what S3 answers where botocore lets a name pass
+
+
+class UnknownScheme(CorpusError):
+    """A location of a kind that nothing installed here can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ class RemoteFiles:
         try:
             fs, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False, **options)
         except (ImportError, ValueError) as error:
-            raise CorpusError(
+            raise UnknownScheme(
                 f"{redacted(self.uri)}: cannot be reached: {error}. Correct the scheme, or install what it needs."
             ) from error
         return fs, str(root).rstrip("/")
@@ -215,6 +222,16 @@ class RemoteFiles:
             raise
         except self._failures as error:
             raise _as_os_error(error) from error
+        except OSError as error:
+            if _s3_code(error) in NO_NAMES:
+                raise FileNotFoundError(str(error)) from error
+            raise
+        except CorpusError:
+            raise
+        except json.JSONDecodeError as error:  # a server that answers nonsense
+            raise OSError(str(error)) from error
+        except (ValueError, NotImplementedError) as error:  # a host, a port or a repository that cannot be
+            raise FileNotFoundError(str(error)) from error
 
     @cached_property
     def _failures(self) -> tuple[type[Exception], ...]:
@@ -230,7 +247,15 @@ def _version(info: dict[str, Any]) -> str:
     return next((str(info[key]) for key in keys if info.get(key)), "")
 
 
+def _s3_code(error: OSError) -> str | None:
+    """The code of the answer that s3fs made an error of."""
+    code: str | None = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+    return code
+
+
 def _as_os_error(error: BaseException) -> OSError:
+    if isinstance(error, ParamValidationError):  # no bucket or key can have that name
+        return FileNotFoundError(str(error))
     match getattr(error, "status", None):
         case 404 | 410:
             return FileNotFoundError(str(error))

@@ -1,5 +1,6 @@
 """How files are found and read: in a fixed order, on any location, and with what is wrong with one of them named."""
 
+import errno
 import json
 import os
 import pickle
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from botocore.exceptions import ClientError
+from s3fs.errors import translate_boto_error
 
 from kd_ray.config.corpus import Access, HashSplit, PathSplit
 from kd_ray.corpus.source import Entry, Rejected
 from kd_ray.corpus.sources.files import SourceFiles, in_batches, split_roots, walk_splits
-from kd_ray.corpus.sources.local_files import CHUNK_BYTES
+from kd_ray.corpus.sources.local_files import CHUNK_BYTES, LocalFiles
+from kd_ray.corpus.sources.remote_files import RemoteFiles
 from kd_ray.errors import CorpusError, StorageError
-from tests.support.corpus_files import write
+from tests.support.corpus_files import IMPOSSIBLE_URLS, write
 from tests.support.web import web_server
 
 NAMES = ["a/1.png", "a/b/2.png", "a/x y%20#?&[1].png", "a.png", "c/ü.png", "readme.txt"]
@@ -258,6 +262,56 @@ def as_nobody(root: Path) -> dict[str, str]:
     assert done.returncode == 0, done.stderr
     told: dict[str, str] = json.loads(done.stdout)
     return told
+
+
+class TestDisk:
+    def failing(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        def read(files: LocalFiles, location: str) -> bytes:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(LocalFiles, "read", read)
+
+    def test_a_bad_sector_is_the_fault_of_its_file(self, tmp_path, monkeypatch):
+        self.failing(monkeypatch, errno.EIO)
+        ((_, found),) = SourceFiles(str(tmp_path)).read_each(["1.png"])
+        assert found == Rejected(location="1.png", reason="unreadable", size_bytes=0)
+
+    def test_other_trouble_is_not(self, tmp_path, monkeypatch):
+        self.failing(monkeypatch, errno.ENOMEM)
+        with pytest.raises(StorageError, match=r"1\.png: cannot read"):
+            list(SourceFiles(str(tmp_path)).read_each(["1.png"]))
+
+
+class TestS3Answers:
+    def read(self, code: str) -> object:
+        """What is read where S3 answers `code`."""
+
+        class Answering:
+            def cat_file(self, path: str) -> bytes:
+                raise translate_boto_error(ClientError({"Error": {"Code": code, "Message": code}}, "GetObject"))
+
+        remote = RemoteFiles("s3://bucket/1.png", Access())
+        remote.__dict__["_opened"] = (Answering(), "bucket/1.png")
+        files = SourceFiles("s3://bucket/1.png")
+        files.__dict__["_files"] = remote
+        return files.read_or_refuse("")
+
+    @pytest.mark.parametrize(
+        "code", ["NoSuchKey", "NoSuchBucket", "InvalidBucketName", "InvalidURI", "KeyTooLongError"]
+    )
+    def test_a_name_that_is_none_is_missing(self, code):
+        assert self.read(code) == Rejected(location="", reason="missing", size_bytes=0)
+
+    @pytest.mark.parametrize("code", ["InternalError", "ServiceUnavailable", "SlowDown", "503", "InvalidToken", "New"])
+    def test_an_outage_is_a_storage_error(self, code):
+        with pytest.raises(StorageError, match="cannot read"):
+            self.read(code)
+
+
+@pytest.mark.parametrize("url", IMPOSSIBLE_URLS)
+def test_a_location_that_cannot_be_is_not_found(url, no_s3):
+    with pytest.raises((CorpusError, StorageError), match=r"not found|cannot (list|be reached)"):
+        walked(SourceFiles(url))
 
 
 class TestHttp:

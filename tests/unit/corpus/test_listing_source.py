@@ -16,8 +16,9 @@ from kd_ray.corpus.source import Box, Input, Polygon, Rejected
 from kd_ray.corpus.sources import listing
 from kd_ray.corpus.sources.extents import FILES_PER_EXTENT
 from kd_ray.corpus.sources.listing import BYTES_PER_REQUEST, ListingSource, open_listing
+from kd_ray.corpus.sources.listing_rows import MAX_CELL_CHARACTERS
 from kd_ray.errors import CorpusError, StorageError
-from tests.support.corpus_files import write
+from tests.support.corpus_files import IMPOSSIBLE_URLS, write
 from tests.support.web import web_server
 
 TRIANGLE = [0.0, 0.0, 4.0, 0.0, 4.0, 4.0]
@@ -169,6 +170,19 @@ class TestWhere:
         assert fetched == found[:1]
         assert "secret" not in repr(found)
 
+    def test_urls_that_cannot_be_are_missing_alone(self, tmp_path, no_s3):
+        write_images(tmp_path, "1.png")
+        urls = [*IMPOSSIBLE_URLS, "az://c/x.png"]
+        path = write_listing(tmp_path / "l.jsonl", [{"image": each} for each in ("1.png", *urls)])
+        found = scanned(opened(path, label_column=None))
+        assert [getattr(each, "reason", None) for each in found] == [None, *["missing"] * len(urls)]
+        assert found[-1].location == "az://c/x.png"
+
+    def test_an_object_storage_that_is_not_there_stops_the_scan(self, tmp_path, no_s3):
+        path = write_listing(tmp_path / "l.jsonl", [{"image": "s3://bucket/x.png"}])
+        with pytest.raises(StorageError, match=r"s3://bucket/x\.png: cannot read"):
+            scanned(opened(path, label_column=None))
+
     def test_a_listing_on_the_web_is_read_with_its_images(self, tmp_path):
         write_images(tmp_path, "a/1 2.png")
         write_listing(tmp_path / "l.csv", [{"image": "a/1 2.png", "label": "cat"}])
@@ -262,11 +276,81 @@ class TestRows:
 class TestFormats:
     def test_marks_empty_lines_and_short_rows_are_no_trouble(self, tmp_path):
         write_images(tmp_path, "1.png", "2.png")
-        write(tmp_path / "l.csv", b"\xef\xbb\xbfimage,label,more\r\n\r\n1.png\r\n2.png,dog,x,")
+        write(tmp_path / "l.csv", b"\xef\xbb\xbf\r\nimage,label,more\r\n\r\n1.png,\r\n2.png,dog,x,")
         source = opened(tmp_path / "l.csv")
         found = scanned(source)
         assert [(each.data, each.label) for each in found] == [(b"1.png", None), (b"2.png", "dog")]
         assert {each.data for each in source.fetch([each.locator for each in found])} == {b"1.png", b"2.png"}
+
+    @pytest.mark.parametrize(
+        ("last", "told"), [("2.png", "bad_row"), ("2.png,", "None"), ("2.png,dog", "dog"), ("2.png,dog,", "dog")]
+    )
+    def test_a_row_that_ends_before_a_column_that_is_read_is_bad(self, tmp_path, last, told):
+        write_images(tmp_path, "1.png", "2.png")
+        write(tmp_path / "l.csv", f"image,label,more\n1.png,cat,x\n{last}".encode())
+        found = scanned(opened(tmp_path / "l.csv"))
+        assert [str(each.label) if isinstance(each, Input) else each.reason for each in found] == ["cat", told]
+        if told == "bad_row":
+            assert found[-1] == Rejected(location=f"{tmp_path}/l.csv#3", reason="bad_row", size_bytes=5)
+
+    @pytest.mark.parametrize(
+        ("header", "row", "label"),
+        [
+            (",image,,label", "0,1.png,note,", None),
+            (",image,,label", "0,1.png,note,cat", "cat"),
+            ("id,image,id,label", "0,1.png,7,cat", "cat"),
+            ("id,id,image,label,id", "0,1,1.png,cat", "cat"),
+        ],
+    )
+    def test_names_that_nothing_reads_may_be_empty_or_repeated(self, tmp_path, header, row, label):
+        write_images(tmp_path, "1.png")
+        write(tmp_path / "l.csv", f"{header}\n{row}\n{row}\n".encode())
+        source = opened(tmp_path / "l.csv")
+        found = scanned(source)
+        assert [(each.data, each.label) for each in found] == [(b"1.png", label)] * 2
+        assert list(source.fetch([each.locator for each in found])) == found
+
+    def test_a_repeated_name_that_is_read_is_a_mistake(self, tmp_path):
+        write_images(tmp_path, "1.png")
+        write(tmp_path / "l.csv", b"image,label,image\n1.png,cat,1.png\n")
+        with pytest.raises(CorpusError, match=r"l\.csv: 2 columns 'image' in its header, which corpus\.image_column"):
+            scanned(opened(tmp_path / "l.csv"))
+
+    def test_only_the_first_line_of_a_file_has_a_mark(self, tmp_path, monkeypatch):
+        write_images(tmp_path, "1.png")
+        mark, row = b"\xef\xbb\xbf", b'{"image": "1.png"}\n'
+        write(tmp_path / "l.jsonl", mark + row + row + mark + row + mark + b"\n" + row)
+        for per_extent in (1, 2, 3, 10):
+            monkeypatch.setattr(listing, "FILES_PER_EXTENT", per_extent)
+            source = opened(tmp_path / "l.jsonl", label_column=None)
+            found = scanned(source)
+            assert [getattr(each, "reason", None) for each in found] == [None, None, "bad_row", "bad_row", None]
+            assert len(found) == sum(extent.num_inputs for extent in source.extents())
+            inputs = [each for each in found if isinstance(each, Input)]
+            assert list(source.fetch([each.locator for each in inputs])) == inputs
+
+    def test_a_mark_before_an_empty_line_loses_no_row(self, tmp_path):
+        write_images(tmp_path, "1.png")
+        row = b'{"image": "1.png"}\n'
+        write(tmp_path / "l.jsonl", b"\xef\xbb\xbf\n" + row + row)
+        assert reasons(opened(tmp_path / "l.jsonl", label_column=None)) == [None, None]
+
+    def test_long_cells_are_read_and_an_unclosed_quote_still_costs_one_line(self, tmp_path):
+        write_images(tmp_path, "1.png")
+        polygons = json.dumps([TRIANGLE] * 12_000)
+        assert len(polygons) > csv.field_size_limit()
+        rows = [f'1.png,"{polygons}"', '1.png,"', *[f'1.png,"{polygons}"'] * 3, "1.png,"]
+        write(tmp_path / "l.csv", "\n".join(["image,polygons", *rows]).encode())
+        limit = csv.field_size_limit()
+        found = scanned(opened(tmp_path / "l.csv", label_column=None, polygons_column="polygons"))
+        assert [getattr(each, "reason", None) for each in found] == [None, "bad_row", None, None, None, None]
+        assert len(found[0].polygons) == 12_000
+        assert csv.field_size_limit() == limit
+
+    def test_a_cell_beyond_all_measure_costs_its_line(self, tmp_path):
+        write_images(tmp_path, "1.png")
+        write(tmp_path / "l.csv", b"image\n" + b"x" * (MAX_CELL_CHARACTERS + 1) + b"\n1.png\n")
+        assert reasons(opened(tmp_path / "l.csv", label_column=None)) == ["bad_row", None]
 
     def test_a_column_may_come_late_in_jsonl(self, tmp_path):
         write_images(tmp_path, "1.png")
@@ -287,7 +371,6 @@ class TestFormats:
             ("l.csv", b"image,label\n1.png,caf\xe9\n1.png,cat\n", "bad:2 ok"),
             ("l.csv", b"image,label\n1.png,a,b\n1.png,cat\n", "bad:2 ok"),
             ("l.tsv", b"image\tlabel\n1.png\ta\tb\n1.png\ta,b\n", "bad:2 ok"),
-            ("l.csv", b"image\n" + b"x" * 200_000 + b"\n1.png\n", "bad:2 ok"),
         ],
     )
     def test_a_line_that_is_not_of_the_format_costs_that_line_alone(self, tmp_path, name, data, expected):
@@ -348,7 +431,65 @@ class TestFormats:
             scanned(opened(tmp_path / "l.csv"))
 
 
+class TestSeveral:
+    SPLIT = PathSplit(train="train*", test="test.csv")
+
+    def written(self, tmp_path: Path, **files: bytes) -> ListingSource:
+        """A good listing of two rows for training, a test listing, and others: `train_csv` is train.csv."""
+        write_images(tmp_path, "1.png", "2.png")
+        write(tmp_path / "train0.csv", b"image,label\n1.png,a\n2.png,b\n")
+        write(tmp_path / "test.csv", b"image,label\n1.png,a\n")
+        for name, data in files.items():
+            write(tmp_path / name.replace("_", "."), data)
+        return opened(tmp_path, split=self.SPLIT)
+
+    @pytest.mark.parametrize(
+        ("name", "data", "reason"),
+        [
+            ("train1_csv", b"file,label\n1.png,a\n", "other_columns"),
+            ("train1_csv", b"image,label,label\n1.png,a,b\n", "other_columns"),
+            ("train1_jsonl", b'{"image": "1.png"}\n', "other_columns"),
+            ("train1_csv", b"", "empty"),
+            ("train1_csv", b"image,label\n", "empty"),
+            ("train1_csv", "image,label\n1.png,a\n".encode("utf-16"), "bad_row"),
+            ("train1_jsonl", b"[1]\n[2]\n", "bad_row"),
+            ("train1_txt", b"about this", "other_type"),
+        ],
+    )
+    def test_one_that_cannot_be_used_is_rejected_alone(self, tmp_path, name, data, reason):
+        source = self.written(tmp_path, **{name: data})
+        assert [extent.split for extent in source.extents()] == ["train", "train", "test"]
+        assert scanned(source)[2] == Rejected(location=name.replace("_", "."), reason=reason, size_bytes=len(data))
+        assert labels(source) == ["a", "b", reason, "a"]
+
+    def test_one_that_cannot_be_read_is_rejected_alone(self, tmp_path):
+        source = self.written(tmp_path)
+        (tmp_path / "train1.csv").symlink_to("nowhere")
+        os.mkfifo(tmp_path / "train2.csv")
+        assert labels(source) == ["a", "b", "missing", "not_a_file", "a"]
+
+    def test_where_a_split_has_no_other_its_mistake_is_named(self, tmp_path):
+        source = self.written(tmp_path, train0_csv=b"file,label\n1.png,a\n", train1_csv=b"")
+        with pytest.raises(CorpusError, match=r"train0\.csv: no column 'image'"):
+            scanned(source)
+        source = self.written(tmp_path, test_csv=b"file,label\n1.png,a\n")
+        with pytest.raises(CorpusError, match=r"test\.csv: no column 'image'"):
+            scanned(source)
+        (tmp_path / "train0.csv").unlink()
+        (tmp_path / "train1.csv").unlink()
+        os.mkfifo(tmp_path / "train2.csv")
+        with pytest.raises(StorageError, match=r"none of the listings can be read: train2\.csv \(not_a_file\)"):
+            scanned(source)
+
+
 class TestChange:
+    def test_the_digest_of_a_sound_listing_stays(self, tmp_path):
+        memory = fsspec.filesystem("memory")
+        memory.pipe("/digest/l.csv", b"\xef\xbb\xbfimage,label,\n1.png,cat,x\n\n2.png,,\n")
+        (extent,) = opened("memory://digest/l.csv").extents()
+        assert extent.digest == "8ae768b0a58a6d7c562e8cd7f9a3ca1a84462b8293187d0e5d1b5070fa7789fb"
+        memory.rm("/digest", recursive=True)
+
     def test_the_digest_changes_with_a_row_or_a_local_image(self, tmp_path):
         write_images(tmp_path, "1.png")
         path = write_listing(tmp_path / "l.csv", [{"image": "1.png", "label": "cat"}])

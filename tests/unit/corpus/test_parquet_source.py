@@ -16,7 +16,7 @@ from kd_ray.config.corpus import HashSplit, ParquetCorpus, PathSplit
 from kd_ray.corpus.source import Box, Input, Polygon, Rejected
 from kd_ray.corpus.sources.parquet_source import MAX_EXTENT_ROWS, ParquetSource, open_parquet
 from kd_ray.errors import CorpusError, StorageError
-from tests.support.corpus_files import png, write
+from tests.support.corpus_files import IMPOSSIBLE_URLS, png, write
 from tests.support.shared_data import shared_data
 
 
@@ -106,6 +106,19 @@ class TestImages:
             pq.write_table(pa.table({"image": urls}), file)
         found = scanned(source_of("memory://tables", label_column=None))
         assert told(found) == [("0.parquet#0", "None"), ("0.parquet#1", "missing")]
+
+    def test_urls_that_cannot_be_are_missing_alone(self, tmp_path, no_s3):
+        write(tmp_path / "0.png", png(0))
+        write_table(tmp_path / "0.parquet", {"image": ["0.png", *IMPOSSIBLE_URLS, "az://c/x.png"]})
+        found = scanned(source_of(tmp_path, label_column=None))[:-1]
+        assert [each.reason for each in found[1:]] == ["missing"] * (len(IMPOSSIBLE_URLS) + 1)
+        assert found[0].data == png(0)
+        assert found[-1].location == f"0.parquet#{len(found) - 1} az://c/x.png"
+
+    def test_an_object_storage_that_is_not_there_stops_the_scan(self, tmp_path, no_s3):
+        write_table(tmp_path / "0.parquet", {"image": ["s3://bucket/x.png"]})
+        with pytest.raises(StorageError, match=r"s3://bucket/x\.png: cannot read"):
+            scanned(source_of(tmp_path, label_column=None))
 
     def test_null_images_are_told(self, tmp_path):
         write_table(tmp_path / "0.parquet", {"image": pa.array([png(0), None], pa.binary()), "label": [None, 1]})
@@ -277,6 +290,15 @@ class TestFilesWithOtherColumns:
         assert {each.size_bytes for each in found[2:]} == {
             (tmp_path / name).stat().st_size for name in ("0.parquet", "2.parquet")
         }
+
+    def test_a_file_with_a_column_twice_is_rejected(self, tmp_path):
+        write_table(tmp_path / "1.parquet", {"image": images(2), "label": [0, 1]})
+        arrays, names = [pa.array(images(1)), pa.array([1]), pa.array([2])], ["image", "label", "label"]
+        pq.write_table(pa.Table.from_arrays(arrays, names=names), tmp_path / "0.parquet")
+        assert told(scanned(source_of(tmp_path)))[2:] == [("0.parquet", "other_columns")]
+        with pytest.raises(CorpusError, match=r"0\.parquet: 2 columns 'label', which corpus\.label_column names"):
+            scanned(source_of(tmp_path / "0.parquet"))
+        assert told(scanned(source_of(tmp_path / "0.parquet", label_column=None))) == [("0.parquet#0", "None")]
 
     def test_the_class_names_are_those_of_the_first_file_with_the_columns(self, tmp_path):
         write_table(tmp_path / "0.parquet", {"picture": images(2)})
