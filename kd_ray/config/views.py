@@ -1,6 +1,6 @@
 """View policies: what may be drawn. How it is drawn and rendered is in `kd_ray.views`."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 

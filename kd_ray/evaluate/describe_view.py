@@ -3,7 +3,18 @@
 import dataclasses
 import re
 
-from kd_ray.views import BoxParams, CenterCropParams, CropParams, FlipParams, JitterParams, MixParams, ViewParams
+from kd_ray.views import (
+    BoxParams,
+    CenterCropParams,
+    CropParams,
+    FlipParams,
+    JitterParams,
+    MixParams,
+    ResamplingParams,
+    Step,
+    StepsParams,
+    ViewParams,
+)
 
 BETWEEN = " · "
 JITTERS = ("brightness", "contrast", "saturation", "hue")  # by their number in JitterParams.order
@@ -34,6 +45,10 @@ def _words(operation: object) -> list[str]:
             return ["flipped"] if operation.flipped else []
         case JitterParams():
             return _jitters(operation)
+        case ResamplingParams():
+            return [f"{operation.interpolation} kernel"]
+        case StepsParams():
+            return [_step(step) for step in operation.steps]
         case MixParams():
             return [_mix(operation)]
         case _:
@@ -53,6 +68,11 @@ def _jitters(jitter: JitterParams) -> list[str]:
         elif number != HUE and value != 1:
             told.append(f"{JITTERS[number]} ×{value:.2f}")
     return told
+
+
+def _step(step: Step) -> str:
+    option = [] if step.option is None else [f"({step.option})"]
+    return " ".join([step.name.replace("_", " "), *(_value(value) for value in step.values), *option])
 
 
 def _mix(mix: MixParams) -> str:

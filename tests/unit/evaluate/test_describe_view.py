@@ -15,6 +15,9 @@ from kd_ray.views import (
     FlipParams,
     JitterParams,
     MixParams,
+    ResamplingParams,
+    Step,
+    StepsParams,
     draw_mixed,
 )
 
@@ -79,6 +82,13 @@ def test_a_cut_mix_tells_the_box():
     box = BoxParams(left=0.1, top=0.2, width=0.5, height=0.25)
     mix = MixParams(partner=1, partner_params=(CenterCropParams(crop_fraction=1.0),), weight=0.875, box=box)
     assert describe((mix,)) == "cutmix: 0.88 this + 0.12 sample 00000000 (centre crop) at 0.10,0.20 0.50×0.25"
+
+
+def test_steps_are_told_one_by_one_and_a_kernel_by_its_name():
+    blur = Step(name="gaussian_blur", values=(0.0123,), option=None)
+    rotate = Step(name="rotate", values=(-3.5,), option="bilinear")
+    params = (CROP, ResamplingParams(interpolation="bicubic"), StepsParams(steps=(blur, rotate)), StepsParams(steps=()))
+    assert describe(params).split(" · ")[1:] == ["bicubic kernel", "gaussian blur 0.0123", "rotate -3.5 (bilinear)"]
 
 
 @pytest.mark.parametrize(
