@@ -2,32 +2,48 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kd_ray.corpus.format import SHARD_SCHEMA
+from kd_ray.config.corpus import Access
+from kd_ray.corpus.override_values import COLUMNS, KEY, LABEL, as_in_shards, check_values
+from kd_ray.corpus.sources.files import beside
+from kd_ray.corpus.sources.parquet_table import DAMAGE
 from kd_ray.errors import CorpusError
-from kd_ray.storage import open_storage
-
-KEY = "sample_id"
-LABEL = "label"
-COLUMNS = (LABEL, "mask", "boxes", "polygons", "caption")
+from kd_ray.storage import redacted
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """A table sorted by sample id; a null keeps what is packed."""
+    """A table sorted by sample id; a null keeps what is packed.
+
+    `num_matched` is how many rows are of samples in the corpus; None where that has not been counted.
+    """
 
     uri: str
     digest: str
     sample_ids: NDArray[np.uint64]
     columns: dict[str, list[Any]]
+    num_matched: int | None = None
+
+    def matched(self, sample_ids_of_shards: Iterable[NDArray[np.uint64]]) -> "Overrides":
+        """The same with its rows counted that are of the given samples, all those of a corpus.
+
+        Raises:
+            CorpusError: none is: a table of another corpus, or ids that have lost digits.
+        """
+        num_matched = sum(int(self._places(sample_ids)[1].sum()) for sample_ids in sample_ids_of_shards)
+        if len(self.sample_ids) and not num_matched:
+            raise CorpusError(
+                f"{redacted(self.uri)}: none of its {len(self.sample_ids):,} rows has the sample_id of a packed "
+                f"sample; the first is {self.sample_ids[0]}. Give the table of this corpus, with its ids."
+            )
+        return replace(self, num_matched=num_matched)
 
     def labels(self, sample_ids: NDArray[np.uint64], packed: NDArray[np.int32]) -> NDArray[np.int32]:
         """The labels [N] of samples, `packed` where the table says nothing."""
@@ -54,68 +70,60 @@ class Overrides:
         return places, self.sample_ids[places] == sample_ids
 
 
-def read_overrides(uri: str, *, classes: Sequence[str]) -> Overrides:
+def read_overrides(uri: str, *, classes: Sequence[str], expected_digest: str | None = None) -> Overrides:
     """The table at `uri`: Parquet with `sample_id` (uint64) and any of label, mask, boxes, polygons, caption.
 
     Labels are numbers or names of `classes`; the other columns are as in a shard, corners and points in fractions.
+    `expected_digest` is that of a table whose values have been checked: they are not looked at once more.
 
     Raises:
-        CorpusError: no such file, other columns, a sample twice, or a label that is no class.
+        CorpusError: no such file, a damaged or another one, other columns, a sample twice, a label that is no class, or
+            a mask, box or polygon that no shard would hold.
+        StorageError: it cannot be read.
     """
-    parent, _, name = uri.rpartition("/")
+    where = redacted(uri)
     try:
-        data = open_storage(parent or ".").read(name)
-        table = pq.read_table(io.BytesIO(data))
+        data = beside(uri, Access()).read("")
     except FileNotFoundError as error:
-        raise CorpusError(f"{uri}: no such table. Correct corpus.overrides_uri, or remove it.") from error
-    except pa.ArrowException as error:
-        raise CorpusError(f"{uri}: not a Parquet file ({error}). Correct corpus.overrides_uri.") from error
-    _check_columns(table, uri)
+        raise CorpusError(f"{where}: no such table. Correct corpus.overrides_uri, or remove it.") from error
+    except PermissionError as error:
+        raise CorpusError(f"{where}: may not be read. Correct its permissions, or corpus.overrides_uri.") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if expected_digest not in (None, digest):
+        raise CorpusError(f"{where}: changed since the run began. Let it rest, then run the same command again.")
+    table = as_in_shards(_parsed(data, where), where=where)
     if table.column(KEY).null_count:
-        raise CorpusError(f"{uri}: {table.column(KEY).null_count} rows have no {KEY}. Give each row one.")
-    table = _cast(table, uri).sort_by(KEY)
+        raise CorpusError(f"{where}: {table.column(KEY).null_count} rows have no {KEY}. Give each row one.")
     sample_ids = np.array(table.column(KEY).to_numpy(), np.uint64)
+    columns = {name: table.column(name).to_pylist() for name in COLUMNS if name in table.column_names}
+    if expected_digest is None:
+        check_values(columns, sample_ids, where=where)
+    if LABEL in columns:
+        columns[LABEL] = [_index(label, classes, where) for label in columns[LABEL]]
+    order = np.argsort(sample_ids, kind="stable")
+    sample_ids = sample_ids[order]
     twice = sample_ids[1:][sample_ids[1:] == sample_ids[:-1]]
     if len(twice):
-        raise CorpusError(f"{uri}: sample_id {twice[0]} is there twice. Give each sample one row.")
-    columns = {name: table.column(name).to_pylist() for name in COLUMNS if name in table.column_names}
-    if LABEL in columns:
-        columns[LABEL] = [_index(label, classes, uri) for label in columns[LABEL]]
-    return Overrides(uri, hashlib.sha256(data).hexdigest(), sample_ids, columns)
+        raise CorpusError(f"{where}: sample_id {twice[0]} is there twice. Give each sample one row.")
+    in_order = {name: [values[row] for row in order.tolist()] for name, values in columns.items()}
+    return Overrides(uri, digest, sample_ids, in_order)
 
 
-def _check_columns(table: Any, uri: str) -> None:
-    names = table.column_names
-    unknown = [name for name in names if name not in (KEY, *COLUMNS)]
-    if KEY not in names or unknown or len(names) < 2:
+def _parsed(data: bytes, where: str) -> Any:
+    """The table in a Parquet file, whole and as its writer left it."""
+    try:
+        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)
+            table.validate(full=True)
+            return table
+    except DAMAGE as error:
+        told = " ".join(str(error).split()).rstrip(".")
         raise CorpusError(
-            f"{uri}: has the columns {', '.join(names)}, expected {KEY} and any of {', '.join(COLUMNS)}. "
-            "Correct the table."
-        )
+            f"{where}: not a Parquet file, or a damaged one ({told}). Restore it, or correct corpus.overrides_uri."
+        ) from error
 
 
-def _cast(table: Any, uri: str) -> Any:
-    """The columns in the types of a shard, whatever equal types their writer has chosen."""
-    for place, name in enumerate(table.column_names):
-        found, wanted = table.schema.field(name).type, SHARD_SCHEMA.field(name).type
-        if name == LABEL:
-            wanted = pa.string() if _is_text(found) else pa.int64()
-        problem = f"{uri}: column {name} holds {found}, expected {wanted}"
-        if wanted == pa.string() and not _is_text(found):  # a cast would write numbers as text
-            raise CorpusError(f"{problem}. Correct the table.")
-        try:
-            table = table.set_column(place, name, table.column(name).cast(wanted))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-            raise CorpusError(f"{problem} ({error}). Correct the table.") from error
-    return table
-
-
-def _is_text(kind: Any) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return kind in (pa.string(), pa.large_string(), pa.string_view())
-
-
-def _index(label: int | str | None, classes: Sequence[str], uri: str) -> int | None:
+def _index(label: int | str | None, classes: Sequence[str], where: str) -> int | None:
     if label is None:
         return None
     if isinstance(label, str) and label in classes:
@@ -123,6 +131,6 @@ def _index(label: int | str | None, classes: Sequence[str], uri: str) -> int | N
     if isinstance(label, int) and 0 <= label < len(classes):
         return label
     raise CorpusError(
-        f"{uri}: label {label!r} is none of the corpus's {len(classes)} classes. Give a number from 0 to "
+        f"{where}: label {label!r} is none of the corpus's {len(classes)} classes. Give a number from 0 to "
         f"{len(classes) - 1}, or a name; new classes need a new packed_uri."
     )

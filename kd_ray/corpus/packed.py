@@ -202,6 +202,10 @@ class PackedCorpus:
             return members
         return replace(members, labels=self.overrides.labels(members.sample_ids, members.labels))
 
+    def shard_sample_ids(self, shard: Shard) -> NDArray[np.uint64]:
+        """The ids of the samples of one shard; raises what `read_rows` does."""
+        return _numbers(self._read(self._commit(shard.name), ["sample_id"], keep=False).column("sample_id"), np.uint64)
+
     def labelled_ids(self, split: SplitName, labels: Labels) -> NDArray[np.uint64]:
         """Sorted sample ids of `split` whose label may be used; a function of content alone, whatever the packing.
 
@@ -292,19 +296,19 @@ class CorpusAddress:
         Raises:
             CorpusError: as `open_corpus`, or the table of overrides is another one by now.
         """
-        corpus = open_corpus(self.uri, overrides_uri=self.overrides_uri)
-        if corpus.overrides is not None and corpus.overrides.digest != self.overrides_digest:
-            raise CorpusError(
-                f"{self.overrides_uri}: changed since the run began. Let it rest, then run the same command again."
-            )
-        return corpus
+        corpus = open_corpus(self.uri)
+        if self.overrides_uri is None:
+            return corpus
+        overrides = read_overrides(self.overrides_uri, classes=corpus.classes, expected_digest=self.overrides_digest)
+        return replace(corpus, overrides=overrides)
 
 
 def open_corpus(uri: str, *, overrides_uri: str | None = None) -> PackedCorpus:
     """The packed corpus at `uri`, with the annotations of the table at `overrides_uri` in the place of its own.
 
     Raises:
-        CorpusError: nothing is packed there, no packing has come to its end, or the table is not one of overrides.
+        CorpusError: nothing is packed there, no packing has come to its end, or the table is not one of overrides for
+            its samples.
     """
     storage = open_storage(uri)
     identity = read_identity(storage)
@@ -316,7 +320,9 @@ def open_corpus(uri: str, *, overrides_uri: str | None = None) -> PackedCorpus:
     corpus = corpus_of(uri, identity, packings)
     if overrides_uri is None:
         return corpus
-    return replace(corpus, overrides=read_overrides(overrides_uri, classes=corpus.classes))
+    overrides = read_overrides(overrides_uri, classes=corpus.classes)
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        return replace(corpus, overrides=overrides.matched(pool.map(corpus.shard_sample_ids, corpus.all_shards())))
 
 
 def corpus_of(uri: str, identity: Identity, packings: Sequence[Packing]) -> PackedCorpus:

@@ -21,13 +21,15 @@ def pack_corpus(run: Run) -> PackedCorpus:
     key = key_of(corpus=config.model_dump(mode="json"))
     if "pack" not in run.stages:
         corpus = _opened(config)
-        run.committed_outcome("pack", key=key, detail=f"{sum(map(corpus.num_samples, SPLITS)):,} images, as packed")
+        detail = f"{sum(map(corpus.num_samples, SPLITS)):,} images, as packed"
+        run.committed_outcome("pack", key=key, detail=_with_overrides(detail, corpus))
         return corpus
     listed = list_sources(config)
     found = find_listed(listed, config)
     if found is not None:
-        run.committed_outcome("pack", key=key, detail=_describe(found))
-        return _opened(config)
+        corpus = _opened(config)
+        run.committed_outcome("pack", key=key, detail=_with_overrides(_describe(found), corpus))
+        return corpus
 
     def do(meter: Meter) -> tuple[PackedCorpus, int, str]:
         result = pack_listed(
@@ -36,7 +38,8 @@ def pack_corpus(run: Run) -> PackedCorpus:
             mapper=_mapper(run, listed),
             report=lambda done, total: meter.update(done, total=total),
         )
-        return _opened(config), result.num_packed, _describe(result)
+        corpus = _opened(config)
+        return corpus, result.num_packed, _with_overrides(_describe(result), corpus)
 
     return run.work("pack", do, key=key)
 
@@ -62,6 +65,15 @@ def _opened(config: Corpus) -> PackedCorpus:
                 f"{split} split. Give more images, another test_fraction, or kind: paths."
             )
     return corpus
+
+
+def _with_overrides(detail: str, corpus: PackedCorpus) -> str:
+    """What is told of a packing, and how many samples get other annotations: rows of no sample change nothing."""
+    if corpus.overrides is None:
+        return detail
+    num_rows, num_matched = len(corpus.overrides.sample_ids), corpus.overrides.num_matched
+    assert num_matched is not None, "counted where the corpus is opened by its location"
+    return f"{detail}; {num_matched:,} of {num_rows:,} rows of corpus.overrides_uri are of packed samples"
 
 
 def _describe(result: PackResult) -> str:

@@ -8,14 +8,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from kd_ray.config.corpus import AllLabels, LabelsPerClass
+from kd_ray.config.load import load_recipe
+from kd_ray.corpus import override_values
 from kd_ray.corpus.format import SHARD_SCHEMA
 from kd_ray.corpus.overrides import read_overrides
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
+from kd_ray.corpus.sources.local_files import LocalFiles
 from kd_ray.errors import CorpusError
-from tests.support.corpus_files import folder, write_classes
+from kd_ray.storage import open_storage
+from kd_ray.telemetry.events import EventLog
+from pipelines.context import Run
+from pipelines.stages.pack import pack_corpus
+from tests.support.corpus_files import encoded, folder, noise, write_classes
+from tests.support.recipes import write
+
+MASK = encoded(np.ones((6, 5), np.uint8))
+IDS = pa.array([7, 8], pa.uint64())
+TRIANGLE = [0.0, 0.0, 1.0, 0.0, 1.0, 1.0]
 
 
 @pytest.fixture
@@ -81,17 +94,81 @@ class TestOverrides:
         uri = table(
             tmp_path / "t.parquet",
             sample_id=ids,
-            mask=[b"mask", None],
+            mask=[MASK, None],
             boxes=[None, box],
             polygons=[polygon, None],
             caption=["a cat", None],
         )
         rows = whole(open_corpus(packed.uri, overrides_uri=uri), ["mask", "boxes", "polygons", "caption"])
-        assert rows.masks[:2] == [b"mask", None]
+        assert rows.masks[:2] == [MASK, None]
         assert rows.boxes[:2] == [None, box]
         assert rows.polygons[:2] == [polygon, None]
         assert rows.captions[:2] == ["a cat", None]
         assert set(rows.captions[2:]) == {None}
+
+    def test_rows_of_samples_that_are_not_packed_are_counted(self, packed: PackedCorpus, tmp_path: Path) -> None:
+        ids = [*packed.members("train").sample_ids[:3].tolist(), *packed.members("test").sample_ids[:1].tolist(), 5]
+        corpus = open_corpus(
+            packed.uri, overrides_uri=table(tmp_path / "t.parquet", sample_id=ids, label=[1] * len(ids))
+        )
+        assert corpus.overrides is not None
+        assert (corpus.overrides.num_matched, len(corpus.overrides.sample_ids)) == (4, 5)
+
+    def test_the_pack_stage_tells_how_many_rows_are_of_packed_samples(
+        self, packed: PackedCorpus, tmp_path: Path
+    ) -> None:
+        ids = [*packed.members("train").sample_ids[:3].tolist(), 5]
+        uri = table(tmp_path / "t.parquet", sample_id=ids, label=[1] * len(ids))
+        settings = [f"out={tmp_path / 'out'}", f"corpus.packed_uri={packed.uri}", f"corpus.overrides_uri={uri}"]
+        run = Run(
+            recipe=load_recipe(write(tmp_path), settings),
+            storage=open_storage(str(tmp_path / "out")),
+            console=Console(quiet=True),
+            session=None,  # type: ignore[arg-type]  # nothing starts Ray
+            events=EventLog(None),
+            stages=("train",),
+        )
+        pack_corpus(run)
+        assert "3 of 4 rows of corpus.overrides_uri are of packed samples" in run.outcomes[-1].detail
+
+    def test_an_empty_table_changes_nothing(self, packed: PackedCorpus, tmp_path: Path) -> None:
+        corpus = open_corpus(packed.uri, overrides_uri=table(tmp_path / "t.parquet", sample_id=[], label=[]))
+        np.testing.assert_array_equal(corpus.members("train").labels, packed.members("train").labels)
+
+    def test_a_table_at_the_root_of_the_file_system(
+        self, monkeypatch: pytest.MonkeyPatch, packed: PackedCorpus, tmp_path: Path
+    ) -> None:
+        ids = packed.members("train").sample_ids[:1].tolist()
+        data = Path(table(tmp_path / "t.parquet", sample_id=ids, caption=["x"])).read_bytes()
+        monkeypatch.setattr(LocalFiles, "read", lambda self, location: {"/x.parquet": data}[self.path(location)])
+        for uri in ("/x.parquet", "file:///x.parquet"):
+            assert whole(open_corpus(packed.uri, overrides_uri=uri), ["caption"]).captions[0] == "x"
+
+    def test_a_table_beside_the_run(
+        self, monkeypatch: pytest.MonkeyPatch, packed: PackedCorpus, tmp_path: Path
+    ) -> None:
+        ids = packed.members("train").sample_ids[:1].tolist()
+        table(tmp_path / "t.parquet", sample_id=ids, caption=["x"])
+        monkeypatch.chdir(tmp_path)
+        assert whole(open_corpus(packed.uri, overrides_uri="t.parquet"), ["caption"]).captions[0] == "x"
+
+    def test_workers_do_not_check_again_what_the_run_has_checked(
+        self, monkeypatch: pytest.MonkeyPatch, packed: PackedCorpus, tmp_path: Path
+    ) -> None:
+        ids = packed.members("train").sample_ids[:1].tolist()
+        uri = table(tmp_path / "t.parquet", sample_id=ids, mask=[MASK])
+        address = open_corpus(packed.uri, overrides_uri=uri).address
+        monkeypatch.setattr(PackedCorpus, "shard_sample_ids", None)
+        monkeypatch.setattr(override_values, "check_mask", None)
+        assert whole(address.open(), ["mask"]).masks[0] == MASK
+
+    def test_a_table_that_changes_during_the_run_is_refused(self, packed: PackedCorpus, tmp_path: Path) -> None:
+        ids = packed.members("train").sample_ids[:1].tolist()
+        uri = table(tmp_path / "t.parquet", sample_id=ids, label=[0])
+        address = open_corpus(packed.uri, overrides_uri=uri).address
+        table(tmp_path / "t.parquet", sample_id=ids, label=[1])
+        with pytest.raises(CorpusError, match="changed since the run began"):
+            address.open()
 
     def test_a_pickled_corpus_keeps_them(self, packed: PackedCorpus, tmp_path: Path) -> None:
         ids = packed.members("train").sample_ids[:1].tolist()
@@ -114,6 +191,28 @@ class TestRefusals:
     def test_what_is_no_parquet(self, packed: PackedCorpus, tmp_path: Path) -> None:
         (tmp_path / "t.parquet").write_bytes(b"sample_id,label\n1,2\n")
         assert "not a Parquet file" in self._refused(packed, tmp_path / "t.parquet")
+
+    def test_a_table_of_another_corpus(self, packed: PackedCorpus, tmp_path: Path) -> None:
+        table(tmp_path / "t.parquet", sample_id=[8, 5], label=[0, 1])
+        told = self._refused(packed, tmp_path / "t.parquet")
+        assert "none of its 2 rows has the sample_id of a packed sample; the first is 5" in told
+
+    def test_a_table_whose_bytes_are_damaged(self, packed: PackedCorpus, tmp_path: Path) -> None:
+        ids = packed.members("train").sample_ids.tolist()
+        path = tmp_path / "t.parquet"
+        caption = ["a caption"] * len(ids)
+        pq.write_table(
+            pa.table({"sample_id": pa.array(ids, pa.uint64()), "caption": caption}), path, write_page_checksum=True
+        )
+        whole_file = path.read_bytes()
+        path.write_bytes(whole_file.replace(b"a caption", b"b caption", 1))
+        assert "or a damaged one" in self._refused(packed, path)
+        for place in range(4, len(whole_file), 7):  # headers of pages and the footer among them
+            path.write_bytes(whole_file[:place] + bytes([whole_file[place] ^ 0xFF]) + whole_file[place + 1 :])
+            try:
+                read_overrides(str(path), classes=packed.classes)
+            except CorpusError as error:
+                assert str(path) in str(error)  # noqa: PT017
 
     @pytest.mark.parametrize("columns", [{"sample_id": [1]}, {"label": [1]}, {"sample_id": [1], "colour": ["red"]}])
     def test_other_columns(self, packed: PackedCorpus, tmp_path: Path, columns: dict[str, list[Any]]) -> None:
@@ -151,6 +250,90 @@ class TestRefusals:
         columns = {"sample_id": pa.array([1], pa.uint64()), "caption": [3.5]}
         pq.write_table(pa.table(columns), tmp_path / "t.parquet")
         assert "caption holds double, expected string" in self._refused(packed, tmp_path / "t.parquet")
+
+    @pytest.mark.parametrize("ids", [pa.array([7.0]), pa.array(["7"]), pa.array([True])], ids=lambda ids: str(ids.type))
+    def test_ids_that_are_no_integers(self, packed: PackedCorpus, tmp_path: Path, ids: Any) -> None:
+        pq.write_table(pa.table({"sample_id": ids, "label": [1]}), tmp_path / "t.parquet")
+        told = self._refused(packed, tmp_path / "t.parquet")
+        assert f"column sample_id holds {ids.type}, expected uint64" in told
+
+    def test_true_is_no_label(self, packed: PackedCorpus, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"sample_id": IDS, "label": [True, False]}), tmp_path / "t.parquet")
+        assert "column label holds bool, expected int64" in self._refused(packed, tmp_path / "t.parquet")
+
+    @pytest.mark.parametrize("column", ["boxes", "polygons"])
+    @pytest.mark.parametrize("more", [{"label": True}, {"score": 0.5}], ids=str)
+    def test_fields_that_no_shard_has(
+        self, packed: PackedCorpus, tmp_path: Path, column: str, more: dict[str, Any]
+    ) -> None:
+        shape = {"corners" if column == "boxes" else "points": [0.0, 0.0, 1.0, 1.0], **more}
+        pq.write_table(pa.table({"sample_id": IDS, column: [[shape], None]}), tmp_path / "t.parquet")
+        assert f"column {column} holds list" in self._refused(packed, tmp_path / "t.parquet")
+
+    def test_a_column_twice(self, packed: PackedCorpus, tmp_path: Path) -> None:
+        twice = pa.Table.from_arrays([IDS, pa.array([0, 1]), pa.array([1, 0])], ["sample_id", "label", "label"])
+        pq.write_table(twice, tmp_path / "t.parquet")
+        assert "each once" in self._refused(packed, tmp_path / "t.parquet")
+
+    @pytest.mark.parametrize(
+        ("box", "told"),
+        [
+            ({"label": 1, "corners": [100.0, 50.0, 200.0, 80.0]}, "as fractions from 0 to 1"),
+            ({"label": 1, "corners": [0.0, 0.0, 1.0, 1.0, 0.5]}, "as fractions from 0 to 1"),
+            ({"label": 1, "corners": [0.0, 0.0, 1.0]}, "as fractions from 0 to 1"),
+            ({"label": 1, "corners": [0.0, 0.0, float("nan"), 1.0]}, "as fractions from 0 to 1"),
+            ({"label": 1, "corners": [0.0, None, 1.0, 1.0]}, "as fractions from 0 to 1"),
+            ({"label": 1, "corners": None}, "as fractions from 0 to 1"),
+            ({"label": 1, "corners": [0.5, 0.0, 0.5, 1.0]}, "a box without area"),
+            ({"label": 1, "corners": [0.0, 0.9, 1.0, 0.1]}, "a box without area"),
+            ({"label": -1, "corners": [0.0, 0.0, 1.0, 1.0]}, "the label -1"),
+            (None, "a null among the boxes"),
+        ],
+        ids=str,
+    )
+    def test_what_is_no_box(self, packed: PackedCorpus, tmp_path: Path, box: Any, told: str) -> None:
+        good = {"label": None, "corners": [0.0, 0.25, 0.5, 1.0]}
+        table(tmp_path / "t.parquet", sample_id=[8, 7], boxes=[[good], [good, box]])
+        said = self._refused(packed, tmp_path / "t.parquet")
+        assert "row 1 (sample_id 7): boxes hold " in said
+        assert told in said
+
+    @pytest.mark.parametrize(
+        ("polygon", "told"),
+        [
+            ({"label": 1, "points": TRIANGLE[:4]}, "three points or more"),
+            ({"label": 1, "points": TRIANGLE[:5]}, "three points or more"),
+            ({"label": 1, "points": [*TRIANGLE, 1.0]}, "three points or more"),
+            ({"label": 1, "points": [*TRIANGLE[:5], 480.0]}, "three points or more"),
+            ({"label": 1, "points": [*TRIANGLE[:5], float("inf")]}, "three points or more"),
+            ({"label": -2, "points": TRIANGLE}, "the label -2"),
+            (None, "a null among the polygons"),
+        ],
+        ids=str,
+    )
+    def test_what_is_no_polygon(self, packed: PackedCorpus, tmp_path: Path, polygon: Any, told: str) -> None:
+        good = {"label": 3, "points": TRIANGLE}
+        table(tmp_path / "t.parquet", sample_id=[8, 7], polygons=[[good], [polygon]])
+        said = self._refused(packed, tmp_path / "t.parquet")
+        assert "row 1 (sample_id 7): polygons hold " in said
+        assert told in said
+
+    @pytest.mark.parametrize(
+        ("mask", "told"),
+        [
+            (b"garbage", "not_an_image"),
+            (b"", "empty"),
+            (encoded(noise(1)), "mode RGB are no class indices"),
+            (encoded(noise(2)[..., 0], "JPEG"), "JPEG changes class indices"),
+            (encoded(noise(3, height=64, width=64)[..., 0])[:-400], "truncated"),
+        ],
+        ids=["garbage", "empty", "colours", "jpeg", "truncated"],
+    )
+    def test_what_is_no_mask(self, packed: PackedCorpus, tmp_path: Path, mask: bytes, told: str) -> None:
+        table(tmp_path / "t.parquet", sample_id=[9, 8, 7], mask=[MASK, None, mask])
+        said = self._refused(packed, tmp_path / "t.parquet")
+        assert "row 2 (sample_id 7): " in said
+        assert told in said
 
     def test_a_sample_twice(self, packed: PackedCorpus, tmp_path: Path) -> None:
         table(tmp_path / "t.parquet", sample_id=[5, 5], label=[0, 1])
