@@ -14,7 +14,7 @@ Reason = Literal[
     "not_an_image",  # bytes that begin like no image format that is read
     "unreadable",  # an image format, but its decoder refuses it; or its sectors on a local disk do
     "truncated",  # cut off
-    "too_large",  # a decompression bomb
+    "too_large",  # a decompression bomb, or too long a side for the format that it would be re-encoded to
     "unsupported",  # 32 bits a channel and the like: no 8-bit meaning
     "missing",  # listed, but not there (a dangling link, a path of a listing, a URL that cannot be)
     "permission_denied",

@@ -27,12 +27,23 @@ class FsspecStorage:
     uri: str
 
     @cached_property
-    def _fs(self) -> Any:
-        return fsspec.core.url_to_fs(self.uri, use_listings_cache=False)[0]
+    def _opened(self) -> tuple[Any, str]:
+        try:
+            fs, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise StorageError(
+                f"{redacted(self.uri)}: cannot be reached: {redacted_text(str(error))}. Correct the scheme, or install "
+                "what it needs."
+            ) from error
+        return fs, str(root).rstrip("/")
 
-    @cached_property
+    @property
+    def _fs(self) -> Any:
+        return self._opened[0]
+
+    @property
     def _root(self) -> str:
-        return str(fsspec.core.url_to_fs(self.uri, use_listings_cache=False)[1]).rstrip("/")
+        return self._opened[1]
 
     def _path(self, name: str) -> str:
         return join(self._root, name) if name else self._root

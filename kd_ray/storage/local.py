@@ -105,7 +105,7 @@ class LocalStorage:
     def _named(self, name: str, verb: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, StorageError):  # what is being written may come from another storage
             raise
         except OSError as error:
             raise StorageError(f"{self.path(name)}: cannot {verb}: {error.strerror or error}.") from error

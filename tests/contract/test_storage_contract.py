@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Barrier, Event
+from typing import BinaryIO
 
 import fsspec
 import pytest
@@ -226,6 +227,22 @@ def test_an_object_in_the_way_of_a_folder_is_a_storage_error_naming_the_location
     storage.write("a", b"x")
     with pytest.raises(StorageError, match=f"{tmp_path}/a/b: cannot write"):
         storage.write("a/b", b"x")
+
+
+def test_what_goes_wrong_in_what_is_being_written_keeps_its_own_words(atomic: Storage) -> None:
+    def produce(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise StorageError("src/2.png: cannot read: Input/output error.")
+
+    with pytest.raises(StorageError, match=r"^src/2\.png: cannot read"):
+        atomic.write_from("a", produce)
+    assert atomic.list("") == []
+
+
+def test_a_scheme_that_needs_something_installed_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as where it is not installed
+    with pytest.raises(StorageError, match=r"^gs://bucket/a: cannot be reached: .*install gcsfs"):
+        open_storage("gs://bucket/a").read("b")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Packing: what is kept, in which order, and what a crash, an append or a changed source leads to."""
 
+import errno
 import hashlib
 import io
 import os
@@ -16,7 +17,8 @@ from kd_ray.corpus.packed import open_corpus
 from kd_ray.corpus.packing.pack import PackResult, find_packed, list_sources, pack, pack_listed
 from kd_ray.corpus.packing.scan import split_of
 from kd_ray.corpus.packing.write import WriteTask
-from kd_ray.errors import CorpusError
+from kd_ray.corpus.sources.local_files import LocalFiles
+from kd_ray.errors import CorpusError, StorageError
 from kd_ray.storage import LocalStorage
 from tests.support.corpus_files import encoded, folder, noise, png, tree, write, write_classes
 from tests.support.shared_data import shared_data
@@ -48,6 +50,10 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, call: int, *, after: bool = False)
 
     for name in ("write", "write_from", "create"):
         monkeypatch.setattr(LocalStorage, name, failing(name))
+
+
+def refuse(self, prefix):
+    raise StorageError(f"{self.path(prefix)}: cannot remove: Permission denied.")
 
 
 def quarantined(config) -> dict[str, str]:
@@ -217,6 +223,23 @@ class TestBadInput:
         with pytest.raises(CorpusError, match="2 of 14"):
             pack(config)
 
+    def test_bytes_that_never_claimed_to_be_an_image_do_not_outweigh_bad_ones(self, tmp_path):
+        write_classes(tmp_path / "src", per_class=10)
+        write(tmp_path / "src" / "a" / "bad.png", b"\x89PNG" + bytes(20_000))
+        write(tmp_path / "src" / "a" / "film.mp4", bytes(10_000_000))
+        with pytest.raises(CorpusError, match=r"1 of 21 inputs cannot be used \(20,004 of 2\d,\d{3} bytes\)"):
+            pack(folder(tmp_path, max_bad_fraction=0.1))
+
+    def test_a_source_that_cannot_be_read_is_named_and_not_the_target(self, tmp_path, monkeypatch):
+        write_classes(tmp_path / "src", per_class=2)
+
+        def read(self, location):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(LocalFiles, "read", read)
+        with pytest.raises(StorageError, match=f"^{tmp_path}/src/a/000.png: cannot read: .*Input/output error"):
+            pack(folder(tmp_path))
+
     def test_nothing_usable(self, tmp_path):
         write(tmp_path / "src" / "a" / "text.jpg", b"text")
         with pytest.raises(CorpusError, match="none of the 1 inputs can be used: 1 not_an_image"):
@@ -276,6 +299,39 @@ class TestRestart:
             os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
         with pytest.raises(CorpusError, match="changed while it was being packed"):
             pack(config)
+
+    def test_the_notes_of_one_that_was_killed_at_its_very_end_go(self, tmp_path):
+        write_classes(tmp_path / "src", per_class=10)
+        config = folder(tmp_path)
+
+        def crash(self, prefix):
+            raise Crash
+
+        with pytest.MonkeyPatch.context() as machine:
+            machine.setattr(LocalStorage, "remove", crash)
+            with pytest.raises(Crash):
+                pack(config)
+        packed = Path(config.packed_uri)
+        assert any(name.startswith(NOTES) for name in tree(packed))
+        assert find_packed(config) is not None  # looks, and changes nothing
+        assert any(name.startswith(NOTES) for name in tree(packed))
+        with pytest.MonkeyPatch.context() as machine:
+            machine.setattr(LocalStorage, "remove", refuse)
+            assert pack(config).already_packed  # of one who may only read
+        assert pack(config).already_packed
+        assert not any(name.startswith(NOTES) for name in tree(packed))
+
+    def test_a_finished_packing_costs_one_look_for_notes(self, tmp_path, monkeypatch):
+        write_classes(tmp_path / "src", per_class=2)
+        pack(folder(tmp_path))
+        monkeypatch.setattr(LocalStorage, "remove", refuse)
+        looked = []
+        folders = LocalStorage.folders
+        monkeypatch.setattr(
+            LocalStorage, "folders", lambda self, prefix: looked.append(prefix) or folders(self, prefix)
+        )
+        assert pack(folder(tmp_path)).already_packed
+        assert looked == ["plans"]
 
     def test_unchanged_source_reads_no_image(self, tmp_path):
         write_classes(tmp_path / "src", per_class=8)

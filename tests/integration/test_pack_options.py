@@ -105,6 +105,15 @@ class TestReencoding:
         plain = open_corpus(str(tmp_path / "packed2"))
         assert ids == {int(i) for split in SPLITS for i in plain.members(split).sample_ids}
 
+    @pytest.mark.parametrize(("written", "longest"), [("webp", 16_383), ("jpeg", 65_500)])
+    def test_what_the_format_cannot_hold_is_quarantined(self, tmp_path: Path, written: str, longest: int) -> None:
+        for width in (2 * longest, 2 * longest + 2):
+            write(tmp_path / "src" / f"{width}.png", encoded(Image.new("L", (width, 2))))
+        settings = Reencode.model_validate({"shortest_side_px": 1, "format": written})
+        result = pack(folder(tmp_path, reencode=settings, max_bad_fraction=1.0))
+        assert (result.num_packed, result.left_out) == (1, {"too_large": 1})
+        assert [row["size_px"] for row in rows_of(open_corpus(str(tmp_path / "packed")))] == [(1, longest)]
+
     def test_it_cannot_be_changed_afterwards(self, tmp_path: Path) -> None:
         write_classes(tmp_path / "src", per_class=4)
         pack(folder(tmp_path))

@@ -8,8 +8,11 @@ from PIL import Image
 
 from kd_ray.config.corpus import Reencode
 from kd_ray.corpus.images.check import check
-from kd_ray.corpus.images.decode import decode
+from kd_ray.corpus.images.decode import MAX_PIXELS, BadImage, decode
 from kd_ray.corpus.images.masks import decode_mask
+
+# What the encoders take, by format: libjpeg (as built for Pillow) and libwebp by their own words, PNG all that is read.
+MAX_SIDE_PX = {"jpeg": 65_500, "webp": 16_383, "png": MAX_PIXELS}
 
 
 def size_within(height: int, width: int, settings: Reencode) -> tuple[int, int]:
@@ -22,18 +25,30 @@ def size_within(height: int, width: int, settings: Reencode) -> tuple[int, int]:
     return max(1, round(height * limit / side)), max(1, round(width * limit / side))
 
 
+def can_be_stored(size_px: tuple[int, int], settings: Reencode) -> bool:
+    """Whether an image of (height, width) keeps its bytes, or its scaled sides are such as the format can have."""
+    wanted = size_within(*size_px, settings)
+    return wanted == size_px or max(wanted) <= MAX_SIDE_PX[settings.format]
+
+
 def reencode(data: bytes, settings: Reencode) -> bytes:
     """`data` unchanged where the image is within the limit; otherwise the scaled image, upright RGB, encoded anew.
 
     Scaled in one Lanczos step. JPEG keeps full colour resolution (4:4:4); WebP is lossy at the same quality.
 
     Raises:
-        BadImage: as `decode`.
+        BadImage: as `decode`, and too_large where not `can_be_stored`.
     """
     height, width = check(data)
     wanted = size_within(height, width, settings)
     if wanted == (height, width):
         return data
+    if not can_be_stored((height, width), settings):
+        raise BadImage(
+            "too_large",
+            f"{wanted[0]}x{wanted[1]} pixels after re-encoding, {settings.format} has at most "
+            f"{MAX_SIDE_PX[settings.format]:,} a side. Set corpus.reencode.format png, or a lower limit.",
+        )
     image = Image.fromarray(decode(data)).resize(wanted[::-1], Image.Resampling.LANCZOS, reducing_gap=None)
     match settings.format:
         case "jpeg":

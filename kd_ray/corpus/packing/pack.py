@@ -7,6 +7,7 @@ driver keeps of a sample is in `findings`. Images are read twice, once to hash a
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -23,7 +24,7 @@ from kd_ray.corpus.format import (
     scan_folder,
 )
 from kd_ray.corpus.packed import Members, PackedCorpus
-from kd_ray.corpus.packing.findings import Findings, PartSize, gather
+from kd_ray.corpus.packing.findings import REASONS, Findings, PartSize, gather
 from kd_ray.corpus.packing.history import History, finish, numbering, read_history
 from kd_ray.corpus.packing.known import find_known
 from kd_ray.corpus.packing.plan import (
@@ -47,7 +48,7 @@ from kd_ray.corpus.packing.shard import ShardRef, encode_plan
 from kd_ray.corpus.packing.write import ShardWriter, WriteTask, plan_object
 from kd_ray.corpus.sources.files import read_ahead
 from kd_ray.corpus.sources.opening import NamedSource, description, open_sources
-from kd_ray.errors import CorpusError
+from kd_ray.errors import CorpusError, StorageError
 from kd_ray.storage import Storage, digest_of_json, join, open_storage, redacted
 
 T = TypeVar("T")
@@ -119,12 +120,22 @@ def find_packed(config: Corpus) -> PackResult | None:
     Raises:
         CorpusError: the settings are not those of the corpus at `config.packed_uri`, or too much of it was bad.
     """
-    return None if read_identity(open_storage(config.packed_uri)) is None else find_listed(list_sources(config), config)
+    storage = open_storage(config.packed_uri)
+    return None if read_identity(storage) is None else _find(storage, list_sources(config), config)
 
 
 def find_listed(listed: Listed, config: Corpus) -> PackResult | None:
-    """`find_packed` of sources that have been listed."""
+    """`find_packed` of sources that have been listed; the notes of a packing that was killed at its very end go."""
     storage = open_storage(config.packed_uri)
+    found = _find(storage, listed, config)
+    if found is not None:
+        # they only take space: no reason to stop where the corpus may just be read, or another removes them, too
+        with suppress(StorageError, FileNotFoundError):
+            _remove_left_notes(storage, listed.digest)
+    return found
+
+
+def _find(storage: Storage, listed: Listed, config: Corpus) -> PackResult | None:
     identity = read_identity(storage)
     if identity is None:
         return None
@@ -156,8 +167,7 @@ def pack_listed(listed: Listed, config: Corpus, *, mapper: Mapper, report: Repor
         return _pack(listed, config, storage=storage, mapper=mapper, report=report)
     except CorpusError:
         # what was scanned and planned led here: once the cause is mended, it must be looked at again
-        storage.remove(scan_folder(listed.digest))
-        storage.remove(plan_folder(listed.digest))
+        _remove_notes(storage, listed.digest)
         raise
 
 
@@ -216,9 +226,20 @@ def _pack(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, r
     for written in mapper(writer, tasks):
         progress.add(written.num_samples)
     finish(storage, packing, [shard for task in tasks for shard in task.shards], history)
+    _remove_notes(storage, digest)
+    return _result(storage, identity, packing, read_history(storage), num_new=num_new, already_packed=False)
+
+
+def _remove_notes(storage: Storage, digest: str) -> None:
+    """Remove what was scanned, then what was planned: as long as any of it is there, the plans are."""
     storage.remove(scan_folder(digest))
     storage.remove(plan_folder(digest))
-    return _result(storage, identity, packing, read_history(storage), num_new=num_new, already_packed=False)
+
+
+def _remove_left_notes(storage: Storage, digest: str) -> None:
+    plans, _, name = plan_folder(digest).rpartition("/")
+    if name in storage.folders(plans):  # one request, where removing what is not there takes several
+        _remove_notes(storage, digest)
 
 
 def told(left_out: dict[str, int]) -> str:
@@ -252,6 +273,7 @@ def _scan(listed: Listed, config: Corpus, *, storage: Storage, mapper: Mapper, p
         folder=scan_folder(listed.digest),
         split=config.split,
         resolution_filter=config.native_resolution_filter,
+        reencode=config.reencode,
     )
     sizes = []
     for size in mapper(scanner, listed.tasks):
@@ -271,14 +293,14 @@ def _gather(storage: Storage, listed: Listed, sizes: Sequence[PartSize]) -> Find
 
 def _packing(findings: Findings, verdict: Verdict, digest: str, *, classes: tuple[str, ...]) -> Packing:
     bad = verdict.bad()
-    left_out = verdict.left_out()
+    claims_to_be_an_image = verdict.reason != REASONS.index("other_type")
     return Packing(
         listing_digest=digest,
         classes=classes,
-        num_inputs=len(findings) - left_out.get("other_type", 0),
-        num_bytes=int(findings.size_bytes.sum()),
+        num_inputs=int(claims_to_be_an_image.sum()),
+        num_bytes=int(findings.size_bytes[claims_to_be_an_image].sum()),
         num_duplicates=verdict.num_duplicates,
-        left_out=left_out,
+        left_out=verdict.left_out(),
         num_bad=int(bad.sum()),
         num_bad_bytes=int(findings.size_bytes[bad].sum()),
         commits=(),

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import google_crc32c
 
-from kd_ray.config.corpus import HashSplit, NativeResolutionFilter, Split
+from kd_ray.config.corpus import HashSplit, NativeResolutionFilter, Reencode, Split
 from kd_ray.corpus.images.check import check
 from kd_ray.corpus.images.decode import BadImage
 from kd_ray.corpus.images.masks import check_mask
+from kd_ray.corpus.images.reencode import can_be_stored
 from kd_ray.corpus.packing.findings import PART_VERSION, Finding, PartSize, read_part_size, write_part
 from kd_ray.corpus.source import Extent, Input, Reason, Rejected, Source, SplitName
 from kd_ray.storage import open_storage
@@ -36,6 +37,7 @@ class Scanner:
     folder: str
     split: Split
     resolution_filter: NativeResolutionFilter
+    reencode: Reencode | None
 
     def __call__(self, task: ScanTask) -> PartSize:
         """Write the part of `task` unless it is there.
@@ -68,6 +70,8 @@ class Scanner:
             reason = error.reason
         if reason is None and not is_wanted(size_px, self.resolution_filter):
             reason = "filtered"
+        if reason is None and self.reencode is not None and not can_be_stored(size_px, self.reencode):
+            reason = "too_large"
         if isinstance(self.split, HashSplit):
             split = split_of(sha256, self.split)
         else:

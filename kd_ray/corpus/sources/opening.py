@@ -1,7 +1,13 @@
 """From a recipe's corpus section to the sources that it describes."""
 
+import os
+import posixpath
 from dataclasses import dataclass
+from itertools import product
+from pathlib import PurePath, PurePosixPath
 from typing import Any, assert_never
+
+from fsspec.implementations.local import LocalFileSystem
 
 from kd_ray.config.corpus import (
     Corpus,
@@ -22,9 +28,11 @@ from kd_ray.corpus.sources.parquet_source import open_parquet
 from kd_ray.corpus.sources.segmentation import open_segmentation
 from kd_ray.corpus.sources.webdataset import open_webdataset
 from kd_ray.errors import CorpusError
-from kd_ray.storage import redacted
+from kd_ray.storage import is_remote, redacted
 
 Section = FolderSection | ParquetSection | ListingSection | WebDatasetSection | SegmentationSection | DigitsSection
+
+REMOTE_ALIASES = {"s3a": "s3", "gcs": "gs"}
 
 # What a recipe may change without the samples being other ones.
 NOT_OF_THE_SOURCE = {
@@ -56,7 +64,7 @@ def open_sources(config: Corpus) -> tuple[NamedSource, ...]:
     """
     sections = config.sources if isinstance(config, MixtureCorpus) else {ALONE: config}
     for section in sections.values():
-        if f"{config.packed_uri.rstrip('/')}/".startswith(f"{section.uri.rstrip('/')}/"):
+        if _lies_within(config.packed_uri, section.uri):
             raise CorpusError(
                 f"{redacted(config.packed_uri)}: corpus.packed_uri lies within the source {redacted(section.uri)}, so "
                 "that the packed shards would be packed again. Give another packed_uri."
@@ -64,6 +72,21 @@ def open_sources(config: Corpus) -> tuple[NamedSource, ...]:
     return tuple(
         NamedSource(name=name, source=open_source(section, split=config.split)) for name, section in sections.items()
     )
+
+
+def _lies_within(uri: str, other: str) -> bool:
+    """Whether `uri` is `other` or below it, however the two are written."""
+    return any(a[: len(b)] == b for a, b in product(_parts(uri), _parts(other)))
+
+
+def _parts(uri: str) -> list[tuple[str, ...]]:
+    """The names on the way to a location: of a local one as it is written, and with all links followed."""
+    if is_remote(uri):
+        scheme, _, rest = uri.partition("://")
+        path = posixpath.normpath("/" + rest.lstrip("/"))
+        return [(REMOTE_ALIASES.get(scheme, scheme), *PurePosixPath(path).parts)]
+    path = str(LocalFileSystem._strip_protocol(uri))
+    return [PurePath(each).parts for each in (os.path.normpath(path), os.path.realpath(path))]
 
 
 def open_source(section: Section, *, split: Split) -> Source:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
 from kd_ray.config.corpus import Reencode
+from kd_ray.corpus.images.check import check
 from kd_ray.corpus.images.decode import BadImage, decode
 from kd_ray.corpus.images.masks import decode_mask
-from kd_ray.corpus.images.reencode import reencode, reencode_mask, size_within
+from kd_ray.corpus.images.reencode import can_be_stored, reencode, reencode_mask, size_within
 from tests.support.corpus_files import encoded, noise
 
 LONGEST_32 = Reencode(longest_side_px=32, format="png")
@@ -90,6 +91,37 @@ def test_alpha_is_white_in_what_is_stored():
 
 def test_a_line_keeps_a_pixel_of_width():
     assert decode(reencode(encoded(noise(6, height=1, width=500)), LONGEST_32)).shape == (1, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size_px", "fits"),
+    [
+        ({"shortest_side_px": 10, "format": "webp"}, (20, 2 * 16_383), True),
+        ({"shortest_side_px": 10, "format": "webp"}, (20, 2 * 16_384), False),
+        ({"shortest_side_px": 10, "format": "webp"}, (2 * 16_384, 20), False),
+        ({"shortest_side_px": 10, "format": "webp"}, (10, 70_000), True),  # keeps its bytes
+        ({"longest_side_px": 16_384, "format": "webp"}, (10, 70_000), False),
+        ({"shortest_side_px": 10, "format": "jpeg"}, (20, 2 * 65_500), True),
+        ({"shortest_side_px": 10, "format": "jpeg"}, (20, 2 * 65_501), False),
+        ({"shortest_side_px": 10, "format": "png"}, (20, 2 * 65_501), True),
+    ],
+)
+def test_sides_beyond_the_format_cannot_be_stored(settings, size_px, fits):
+    assert can_be_stored(size_px, Reencode(**settings)) is fits
+
+
+@pytest.mark.parametrize(("written", "longest"), [("webp", 16_383), ("jpeg", 65_500), ("png", 65_501)])
+def test_the_longest_sides_are_stored(written, longest):
+    settings = Reencode(shortest_side_px=1, format=written)
+    for height, width in ((2, 2 * longest), (2 * longest, 2)):
+        data = encoded(Image.new("L", (width, height)))
+        assert check(reencode(data, settings)) == (height // 2, width // 2)
+
+
+@pytest.mark.parametrize(("written", "too_long"), [("webp", 16_384), ("jpeg", 65_501)])
+def test_longer_sides_are_too_large(written, too_long):
+    with pytest.raises(BadImage, match=r"too_large: .* after re-encoding"):
+        reencode(encoded(Image.new("L", (2 * too_long, 2))), Reencode(shortest_side_px=1, format=written))
 
 
 def test_a_bad_image_is_refused():
