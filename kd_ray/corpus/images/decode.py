@@ -15,11 +15,13 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from kd_ray.corpus.images.damage import BITS_PER_SAMPLE, ends_in_zeros, format_of, is_cut_off, is_too_deep
+from kd_ray.corpus.images.jpeg import EOI, SOS, segments
 from kd_ray.corpus.source import Reason
 from kd_ray.errors import CorpusError
 
@@ -83,6 +85,10 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     if ends_in_zeros(data):
         raise BadImage("truncated", f"{len(data):,} bytes of a JPEG that ends in zeros.")
     orientation = orientation_of(image, data)
+    if orientation not in UPRIGHT and image.format == "JPEG" and image.mode in ("RGB", "L") and _is_one_scan(data):
+        pixels_HW3 = _decoded_by_opencv(data)
+        if pixels_HW3 is not None:
+            return pixels_HW3
     try:
         image.load()
         rgb = _to_rgb(image)
@@ -158,11 +164,33 @@ def orientation_of(image: Image.Image, data: bytes) -> int:
         return 1
 
 
+def _is_one_scan(data: bytes) -> bool:
+    """Whether a JPEG is one scan, closed by its end, with no marker inside: what libjpeg reads to the end, or repairs.
+
+    Without it OpenCV also returns images that Pillow refuses: 150 of 60,000 files with damaged bytes, and none with it.
+    """
+    last = next((stop for marker, _, stop in segments(data) if marker == SOS), None)
+    if last is None or not data.endswith(EOI):
+        return False
+    return data.count(b"\xff", last) == data.count(b"\xff\x00", last) + 1  # FF 00 is a byte FF, and EOI has the other
+
+
+def _decoded_by_opencv(data: bytes) -> NDArray[np.uint8] | None:
+    """Pillow's very pixels, from the same libjpeg-turbo, without its copies: 0.25 ms less at 480x360; or None."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+    return None if image is None else image.astype(np.uint8, copy=False)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return _upper_eight_bits(image).convert("RGB")
     if image.mode in ("I", "F", "LAB"):
         raise BadImage("unsupported", f"pixels of mode {image.mode}: {NO_MEANING}")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image  # `convert` would copy every pixel: 0.04 ms at 480x360
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -1,12 +1,13 @@
 """Every kind of image has one meaning, and hostile bytes end in a BadImage with the right word."""
 
+import io
 import pickle
 import random
 from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kd_ray.corpus.images.decode import MAX_PIXELS, UPRIGHT, BadImage, decode, image_size_px
 from kd_ray.corpus.images.masks import decode_mask
@@ -256,6 +257,27 @@ class TestHostileInput:
         assert endings[decode, "read"] + endings[decode, "refused"] == 400
         assert endings[decode, "refused"] >= 20, "the damage was real"
         assert endings[image_size_px, "read"] >= endings[decode, "read"], "a header says less than the whole"
+
+    @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+    @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_blocks": 2}, {"progressive": True}])
+    def test_damaged_or_not_a_jpeg_is_what_pillow_makes_of_it(self, options):
+        """Pixels and refusals of Pillow alone, whichever decoder was faster."""
+        rng = random.Random(str(options))
+        data = encoded(noise(9, height=33, width=47), "JPEG", **options)
+        endings = Counter()
+        for _ in range(500):
+            mutable = bytearray(data)
+            for _ in range(rng.randint(0, 3)):
+                mutable[rng.randrange(2, len(mutable))] = rng.randrange(256)
+            try:
+                wanted_HWC = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(mutable))).convert("RGB"))
+            except (OSError, SyntaxError, ValueError):
+                assert reason_of(bytes(mutable)) is not None
+                endings["refused"] += 1
+            else:
+                np.testing.assert_array_equal(decode(bytes(mutable)), wanted_HWC)
+                endings["read"] += 1
+        assert min(endings["refused"], endings["read"]) >= 20, "some damage was harmless, some was not"
 
     def test_a_message_has_no_address_in_memory(self):
         with pytest.raises(BadImage, match=r"^unreadable: .* its header cannot be read$"):
