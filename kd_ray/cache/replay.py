@@ -36,7 +36,14 @@ class Replay:
         """
         image_HW3 = self._image(row)
         if self._policy.mix is None:
-            return [View(params=self._unmixed(row, index, image_HW3), image_HW3=image_HW3) for index in view_indices]
+            return [
+                View(
+                    params=self._unmixed(row, index, image_HW3),
+                    image_HW3=image_HW3,
+                    renderer_version=self._policy.renderer_version,
+                )
+                for index in view_indices
+            ]
         return [self._mixed(row, index, image_HW3) for index in view_indices]
 
     def view(self, row: int, view_index: int) -> View:
@@ -73,7 +80,12 @@ class Replay:
         )
         mix = mix_of(params)
         partner_HW3 = None if mix is None else images[members.index(mix.partner)]
-        return View(params=params, image_HW3=image_HW3, partner_HW3=partner_HW3)
+        return View(
+            params=params,
+            image_HW3=image_HW3,
+            partner_HW3=partner_HW3,
+            renderer_version=self._policy.renderer_version,
+        )
 
 
 def _num_images(rows: Rows, max_bytes: int) -> int:

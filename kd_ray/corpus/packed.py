@@ -202,9 +202,9 @@ class PackedCorpus:
             return members
         return replace(members, labels=self.overrides.labels(members.sample_ids, members.labels))
 
-    def shard_sample_ids(self, shard: Shard) -> NDArray[np.uint64]:
+    def shard_sample_ids(self, commit: Commit) -> NDArray[np.uint64]:
         """The ids of the samples of one shard; raises what `read_rows` does."""
-        return _numbers(self._read(self._commit(shard.name), ["sample_id"], keep=False).column("sample_id"), np.uint64)
+        return _numbers(self._read(commit, ["sample_id"], keep=False).column("sample_id"), np.uint64)
 
     def labelled_ids(self, split: SplitName, labels: Labels) -> NDArray[np.uint64]:
         """Sorted sample ids of `split` whose label may be used; a function of content alone, whatever the packing.
@@ -322,7 +322,7 @@ def open_corpus(uri: str, *, overrides_uri: str | None = None) -> PackedCorpus:
         return corpus
     overrides = read_overrides(overrides_uri, classes=corpus.classes)
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        return replace(corpus, overrides=overrides.matched(pool.map(corpus.shard_sample_ids, corpus.all_shards())))
+        return replace(corpus, overrides=overrides.matched(pool.map(corpus.shard_sample_ids, corpus.commits)))
 
 
 def corpus_of(uri: str, identity: Identity, packings: Sequence[Packing]) -> PackedCorpus:

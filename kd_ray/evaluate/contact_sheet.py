@@ -16,7 +16,7 @@ from kd_ray.corpus.images.decode import decode
 from kd_ray.evaluate.describe_view import describe
 from kd_ray.evaluate.sheet_samples import Group
 from kd_ray.evaluate.whole_image import NumberedBox, whole_with_boxes
-from kd_ray.views import CenterCropParams, CropParams, ViewParams, box_px, draw_mixed, mix_of, render
+from kd_ray.views import CenterCropParams, CropParams, View, ViewParams, box_px, draw_mixed, mix_of
 
 Pixels = NDArray[np.uint8]
 
@@ -153,10 +153,13 @@ class _Drawing:
         )
         mix = mix_of(params)
         partner_HW3 = None if mix is None else decode(samples[members.index(mix.partner)].image)
-        pixels = tuple(
-            render(image_HW3, params, size_px=eye.size_px, interpolation=eye.interpolation, partner_HW3=partner_HW3)
-            for eye in self.eyes
+        view = View(
+            params=params,
+            image_HW3=image_HW3,
+            partner_HW3=partner_HW3,
+            renderer_version=self.policy.renderer_version,
         )
+        pixels = tuple(view.render(eye.size_px, eye.interpolation) for eye in self.eyes)
         return SeenView(view_index=view_index, params=params, pixels=pixels)
 
     def _boxes(self, view: SeenView, *, image_size_px: tuple[int, int]) -> list[NumberedBox]:

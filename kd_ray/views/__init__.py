@@ -31,13 +31,12 @@ from kd_ray.views.params import (
     params_from_json,
     params_to_json,
 )
-from kd_ray.views.render import RENDERER_VERSION, box_px, render
+from kd_ray.views.render import box_px, render
 from kd_ray.views.table import ViewRow, decode_views, encode_views
 from kd_ray.views.view import View
 from kd_ray.views.view_set import renderer_versions, view_set_identity
 
 __all__ = [
-    "RENDERER_VERSION",
     "Bits",
     "BoxParams",
     "BoxesInView",

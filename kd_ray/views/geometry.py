@@ -22,9 +22,13 @@ from kd_ray.views.params import (
     JitterParams,
     MixParams,
     OperationParams,
+    ResamplingParams,
+    StepsParams,
     ViewParams,
 )
-from kd_ray.views.render import BoxPx, box_px
+from kd_ray.views.render import box_px
+from kd_ray.views.resample import BoxPx
+from kd_ray.views.steps import source_of
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -86,7 +90,11 @@ def view_geometry(params: ViewParams, image_size_px: tuple[int, int], *, size_px
     box = box_px(crop, image_size_px=image_size_px, size_px=size_px)
     assert box[0] < box[2], f"nothing is left of the width: {box}"
     assert box[1] < box[3], f"nothing is left of the height: {box}"
-    steps = [step for operation in params for step in _unit_matrices(operation, box, image_size_px)]
+    steps = [
+        step
+        for operation in params
+        for step in _unit_matrices(operation, box, image_size_px=image_size_px, size_px=size_px)
+    ]
     return chained_geometry(steps, image_size_px=image_size_px, size_px=size_px, box=box)
 
 
@@ -330,7 +338,9 @@ def _pixels_at(places: Floats, num_pixels: int) -> NDArray[np.intp]:
 # Matrices: rows for x, y and weight, applied to (x, y, 1).
 
 
-def _unit_matrices(operation: OperationParams, box: BoxPx, image_size_px: tuple[int, int]) -> tuple[Matrix, ...]:
+def _unit_matrices(
+    operation: OperationParams, box: BoxPx, *, image_size_px: tuple[int, int], size_px: tuple[int, int]
+) -> tuple[Matrix, ...]:
     """From the unit square before an operation to the one after it, in steps; none where it moves nothing."""
     match operation:
         case CropParams() | CenterCropParams():
@@ -341,7 +351,10 @@ def _unit_matrices(operation: OperationParams, box: BoxPx, image_size_px: tuple[
             return ((x_row, y_row, (0.0, 0.0, 1.0)),)
         case FlipParams(flipped=True):
             return (FLIP,)
-        case FlipParams() | JitterParams() | MixParams():
+        case StepsParams():
+            found = (source_of(step, size_px=size_px) for step in operation.steps)
+            return tuple(_inverse(matrix) for matrix in found if matrix is not None)
+        case FlipParams() | JitterParams() | MixParams() | ResamplingParams():
             return ()
 
 

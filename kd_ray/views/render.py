@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from kd_ray.config.views import Interpolation
+from kd_ray.config.views import Interpolation, RendererVersion
 from kd_ray.views.color import Pixels, as_pixels, jitter
 from kd_ray.views.mix import mix_pixels
 from kd_ray.views.params import (
@@ -23,11 +23,8 @@ from kd_ray.views.params import (
     ViewParams,
     mix_of,
 )
+from kd_ray.views.resample import BoxPx, can_resample, resample
 from kd_ray.views.steps import apply_step
-
-RENDERER_VERSION = 1  # changes whenever the pixels of any params change
-
-BoxPx = tuple[float, float, float, float]
 
 
 def render(
@@ -36,37 +33,49 @@ def render(
     *,
     size_px: tuple[int, int],
     interpolation: Interpolation,
+    renderer_version: RendererVersion = 1,
     partner_HW3: Pixels | None = None,
 ) -> Pixels:
     """The view at `size_px` (height, width): uint8 RGB [h, w, 3], contiguous and writable; the image is left alone.
 
     `image_HW3` is upright uint8 RGB, and so is `partner_HW3`, the image of the partner of a mixed view. Every size sees
     exactly the same box; a box that is the whole image at its own size gives the very pixels back.
+    `renderer_version` is the policy's: version 2 takes half the time of version 1 and differs by rounding.
     """
+
+    def unmixed(of_HW3: Pixels, its_params: ViewParams) -> Pixels:
+        crop, *operations = its_params
+        assert isinstance(crop, CropParams | CenterCropParams), crop
+        kernel = next((each.interpolation for each in operations if isinstance(each, ResamplingParams)), interpolation)
+        view_HW3 = _resized(of_HW3, crop, size_px=size_px, interpolation=kernel, renderer_version=renderer_version)
+        for operation in operations:
+            view_HW3 = _apply(view_HW3, operation)
+        return view_HW3
+
     mix = mix_of(params)
     if mix is None:
-        return _render(image_HW3, params, size_px=size_px, interpolation=interpolation)
+        return unmixed(image_HW3, params)
     assert partner_HW3 is not None, "a mixed view needs the image of its partner"
-    view_HW3 = _render(image_HW3, params[:-1], size_px=size_px, interpolation=interpolation)
-    other_HW3 = _render(partner_HW3, mix.partner_params, size_px=size_px, interpolation=interpolation)
+    view_HW3, other_HW3 = unmixed(image_HW3, params[:-1]), unmixed(partner_HW3, mix.partner_params)
     return mix_pixels(view_HW3, other_HW3, weight=mix.weight, box=mix.box)
 
 
-def _render(image_HW3: Pixels, params: ViewParams, *, size_px: tuple[int, int], interpolation: Interpolation) -> Pixels:
+def _resized(
+    image_HW3: Pixels,
+    crop: Crop,
+    *,
+    size_px: tuple[int, int],
+    interpolation: Interpolation,
+    renderer_version: RendererVersion,
+) -> Pixels:
     assert image_HW3.dtype == np.uint8, image_HW3.dtype
     assert image_HW3.ndim == 3, image_HW3.shape
     assert image_HW3.shape[2] == 3, image_HW3.shape
-    crop, *operations = params
-    assert isinstance(crop, CropParams | CenterCropParams), crop
     box = box_px(crop, image_size_px=(image_HW3.shape[0], image_HW3.shape[1]), size_px=size_px)
-    for operation in operations:
-        if isinstance(operation, ResamplingParams):
-            interpolation = operation.interpolation
+    if renderer_version == 2 and interpolation != "nearest" and can_resample(box, size_px=size_px):
+        return resample(image_HW3, size_px=size_px, box=box, kernel=interpolation)
     resized = Image.fromarray(image_HW3).resize(size_px[::-1], _resampling(interpolation), box=box)
-    view_HW3 = np.array(resized)
-    for operation in operations:
-        view_HW3 = _apply(view_HW3, operation)
-    return view_HW3
+    return np.array(resized)
 
 
 def box_px(crop: Crop, *, image_size_px: tuple[int, int], size_px: tuple[int, int]) -> BoxPx:

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from kd_ray.config.operations import IMAGENET_MEAN, Interpolation
 from kd_ray.views.color import Pixels, as_pixels, brightness, contrast, gray, look_up, saturation
 from kd_ray.views.params import Step
-from kd_ray.views.warp import Matrix, affine, rotation, warp_affine, warp_perspective
+from kd_ray.views.warp import (
+    Matrix,
+    Projection,
+    affine,
+    quadrilateral_to_square,
+    rotation,
+    warp_affine,
+    warp_perspective,
+)
 
 LEVELS = 256
 SOLARIZE_ADD_BELOW = 128  # timm's solarize_add adds to levels below this
@@ -53,6 +61,24 @@ def apply_step(view_HW3: Pixels, step: Step) -> Pixels:
         case "affine" | "rotate" | "shear_x" | "shear_y" | "translate_x" | "translate_y":
             matrix = _matrix(step, width=view_HW3.shape[1], height=view_HW3.shape[0])
             return warp_affine(view_HW3, matrix, interpolation=_interpolation(step), fill=values[-3:])
+
+
+def source_of(step: Step, *, size_px: tuple[int, int]) -> Projection | None:
+    """Where a step takes its pixels from: from places in its result to places before it, both in shares of the view.
+
+    `size_px` is (height, width) of the view. None where nothing moves.
+    """
+    height, width = size_px
+    match step.name:
+        case "flip_vertical":
+            return ((1.0, 0.0, 0.0), (0.0, -1.0, 1.0), (0.0, 0.0, 1.0))
+        case "perspective":
+            return quadrilateral_to_square(step.values[:8])
+        case "affine" | "rotate" | "shear_x" | "shear_y" | "translate_x" | "translate_y":
+            a, b, c, d, e, f = _matrix(step, width=width, height=height)
+            return ((a, b * height / width, c / width), (d * width / height, e, f / height), (0.0, 0.0, 1.0))
+        case _:
+            return None
 
 
 def _table(step: Step) -> NDArray[np.floating[Any] | np.integer[Any]]:

@@ -8,7 +8,6 @@ import PIL
 
 from kd_ray.config.views import Policy
 from kd_ray.views.draw import DRAW_DOMAIN, policy_identity
-from kd_ray.views.render import RENDERER_VERSION
 
 
 def view_set_identity(policy: Policy, *, seed: int, corpus_id: str, split: str) -> dict[str, Any]:
@@ -20,7 +19,7 @@ def view_set_identity(policy: Policy, *, seed: int, corpus_id: str, split: str) 
         "seed": seed,
         "digest_size_px": list(policy.digest_size_px),
         "draw": DRAW_DOMAIN,
-        "renderer": RENDERER_VERSION,
+        "renderer": policy.renderer_version,
     }
 
 

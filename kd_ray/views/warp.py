@@ -18,6 +18,9 @@ from kd_ray.views.color import Pixels, as_pixels
 
 Matrix = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): the pixel at (x, y) of the result is taken from (a x + b y + c, d x + e y + f)."""
+Row = tuple[float, float, float]
+Projection = tuple[Row, Row, Row]
+"""A 3x3 matrix on (x, y, 1)."""
 FloatHW = NDArray[np.float64]
 
 GRID = 2.0**30  # sine and cosine may differ by 2**-53 between C libraries: rounded to 2**-30, they are the same
@@ -64,7 +67,7 @@ def warp_perspective(
     Warping", 2.2.3), which needs no linear solver.
     """
     height, width = view_HW3.shape[:2]
-    (a, b, c), (d, e, f), (g, h, i) = _quadrilateral_to_square(corners)
+    (a, b, c), (d, e, f), (g, h, i) = quadrilateral_to_square(corners)
     x_1W, y_H1 = _middles(view_HW3)
     u_1W, v_H1 = x_1W / width, y_H1 / height
     depth_HW = g * u_1W + (h * v_H1 + i)
@@ -76,7 +79,8 @@ def warp_perspective(
     return _sample(view_HW3, x_HW, y_HW, interpolation=interpolation, fill=fill)
 
 
-def _quadrilateral_to_square(corners: tuple[float, ...]) -> tuple[tuple[float, float, float], ...]:
+def quadrilateral_to_square(corners: tuple[float, ...]) -> Projection:
+    """From places in the view to those before it was drawn into the quadrilateral, in shares; a multiple of the map."""
     x0, y0, x1, y1, x2, y2, x3, y3 = corners
     dx1, dx2, dx3 = x1 - x2, x3 - x2, x0 - x1 + x2 - x3
     dy1, dy2, dy3 = y1 - y2, y3 - y2, y0 - y1 + y2 - y3

@@ -1,7 +1,8 @@
 """python -m tests.benchmarks: every benchmark, a table each, and the same as JSON under out/bench/."""
 
-from tests.benchmarks import cached_epoch, packing
+from tests.benchmarks import cached_epoch, packing, views
 
 if __name__ == "__main__":
     cached_epoch.main([])
+    views.main([])
     packing.main(["speed"])

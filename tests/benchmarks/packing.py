@@ -245,7 +245,7 @@ def _peak_kib(pid: int) -> int:
 
 def _write_jpegs(folder: Path, images: Path | None, count: int) -> int:
     found = [] if images is None else [path.read_bytes() for path in sorted(images.rglob("*.jp*g"))]
-    originals = found or [_drawn_jpeg(seed) for seed in range(64)]
+    originals = found or [drawn_jpeg(seed) for seed in range(64)]
     total = 0
     for number in range(count):
         data = originals[number % len(originals)]
@@ -258,7 +258,7 @@ def _write_jpegs(folder: Path, images: Path | None, count: int) -> int:
     return total
 
 
-def _drawn_jpeg(seed: int) -> bytes:
+def drawn_jpeg(seed: int) -> bytes:
     """Smooth shapes under noise, about as large in bytes as a photograph of 480x360."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)

@@ -15,6 +15,8 @@ from kd_ray.views import (
     FlipParams,
     JitterParams,
     MixParams,
+    Step,
+    StepsParams,
     ViewParams,
     chained_geometry,
     render,
@@ -22,7 +24,7 @@ from kd_ray.views import (
 )
 from kd_ray.views.color import Pixels
 from kd_ray.views.geometry import FLIP, Matrix
-from kd_ray.views.params import Crop
+from kd_ray.views.params import Crop, StepName
 
 WHOLE = CropParams(left=0.0, top=0.0, width=1.0, height=1.0)
 FLIPPED = FlipParams(flipped=True)
@@ -103,6 +105,51 @@ class TestAgainstRender:
             away = abs(float(view_hw3[row, column, axis]) - 128) / 24
             near_the_edge = not 2.5 * coarser_px[axis] < point[axis] < image_size_px[1 - axis] - 2.5 * coarser_px[axis]
             assert away <= (0.5 + 1 / 8 if near_the_edge else 1 / 8)
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("flip_vertical", ()),
+            ("rotate", (33.0, 0.0, 0.0, 0.0)),
+            ("shear_x", (0.3, 0.0, 0.0, 0.0)),
+            ("shear_y", (-0.25, 0.0, 0.0, 0.0)),
+            ("translate_x", (0.2, 0.0, 0.0, 0.0)),
+            ("translate_y", (-0.3, 0.0, 0.0, 0.0)),
+            ("affine", (20.0, 0.1, -0.05, 1.25, 10.0, -5.0, 0.0, 0.0, 0.0)),
+            ("perspective", (0.1, 0.05, 0.95, 0.15, 0.85, 0.9, 0.05, 1.0, 0.0, 0.0, 0.0)),
+        ],
+    )
+    @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+    def test_steps_move_pixels_to_where_geometry_says(
+        self, name: StepName, values: tuple[float, ...], interpolation: Interpolation
+    ) -> None:
+        """As above, two steps one after the other in views that are not square; what is filled in is not shown."""
+        step = Step(name=name, values=values, option=None if name == "flip_vertical" else interpolation)
+        turn = Step(name="rotate", values=(-10.0, 0.0, 0.0, 0.0), option=interpolation)
+        params = (CROP, StepsParams(steps=(step,)), FLIPPED, StepsParams(steps=(turn,)))
+        geometry = view_geometry(params, (120, 160), size_px=(90, 70))
+        num_shown = 0
+        for row in range(2, 90, 11):
+            for column in range(2, 70, 11):
+                middle = np.array([column + 0.5, row + 0.5])
+                # two pixels around it, too: a filter at the edge of the content mixes in what is filled
+                around = middle + np.array([(0, 0), (-2, -2), (2, -2), (2, 2), (-2, 2)])
+                if not geometry.shows(around).all():
+                    continue
+                num_shown += 1
+                point = geometry.to_image(middle)
+                view_hw3 = render(
+                    ramps_through(point, (120, 160), (12, 12)), params, size_px=(90, 70), interpolation="bilinear"
+                )
+                away = np.abs(view_hw3[row, column, :2].astype(float) - 128) / 12 / 1.8  # in pixels of the view
+                assert away.max() <= (1.2 if interpolation == "nearest" else 0.2)  # twice a half, or rounding
+        assert num_shown > 10
+
+    def test_what_a_step_fills_in_is_not_shown(self) -> None:
+        params = (WHOLE, StepsParams(steps=(Step(name="translate_x", values=(0.5, 0.0, 0.0, 0.0), option="nearest"),)))
+        geometry = view_geometry(params, (60, 80), size_px=(40, 40))
+        shown = geometry.shows(np.array([(5.0, 20.0), (19.0, 20.0), (21.0, 20.0), (35.0, 20.0)]))
+        assert shown.tolist() == [False, False, True, True]
 
     def test_a_flip_that_geometry_left_out_would_be_seen(self) -> None:
         """The ramps above do tell one side from the other."""

@@ -24,7 +24,7 @@ def test_seed_corpus_and_split_decide(strong_policy: Policy, change: dict[str, A
     assert fingerprint(strong_policy, **change) != fingerprint(strong_policy)
 
 
-@pytest.mark.parametrize("change", [{"digest_size_px": (16, 16)}, {"operations": ()}])
+@pytest.mark.parametrize("change", [{"digest_size_px": (16, 16)}, {"operations": ()}, {"renderer_version": 2}])
 def test_the_policy_decides(strong_policy: Policy, change: dict[str, Any]) -> None:
     other = strong_policy.model_copy(update=change)
     assert fingerprint(other) != fingerprint(strong_policy)
