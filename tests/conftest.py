@@ -1,6 +1,7 @@
 """What holds for all tests, and the tiny world, made once a session."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,3 +39,17 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> "KnownTeacher":
     from tests.support.tiny_world import save_teacher
 
     return save_teacher(tmp_path_factory.mktemp("tiny_teacher"), seed=0)
+
+
+@pytest.fixture
+def no_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An S3 endpoint where nobody answers."""
+    import s3fs
+
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    for name, value in {**dict.fromkeys(names, "x"), "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()  # instances remember the endpoint of their making
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()

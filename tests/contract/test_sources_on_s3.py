@@ -118,8 +118,9 @@ def test_a_bucket_that_refuses_is_a_storage_error(images, s3, monkeypatch):
         pytest.skip("a real server refuses nobody who knows its keys")
 
     def refuse(environ: dict[str, Any], start_response: Any) -> Any:
-        start_response("403 Forbidden", [("Content-Type", "application/xml")])
-        return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
+        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     monkeypatch.setattr(s3, "_app", refuse)
     with pytest.raises(StorageError, match=f"{images}: cannot list"):

@@ -234,10 +234,10 @@ class TestBadInput:
         write_classes(tmp_path / "src", per_class=2)
 
         def read(self, location):
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(errno.EMFILE, "Too many open files")
 
         monkeypatch.setattr(LocalFiles, "read", read)
-        with pytest.raises(StorageError, match=f"^{tmp_path}/src/a/000.png: cannot read: .*Input/output error"):
+        with pytest.raises(StorageError, match=f"^{tmp_path}/src/a/000.png: cannot read: .*Too many open files"):
             pack(folder(tmp_path))
 
     def test_nothing_usable(self, tmp_path):
