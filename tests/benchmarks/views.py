@@ -27,9 +27,10 @@ from rich.table import Table
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
+from kd_ray.config.operations import GaussianBlur, RandomGrayscale, TrivialAugmentWide
 from kd_ray.config.views import ColorJitter, HorizontalFlip, Policy, RandomResizedCrop, RendererVersion
 from kd_ray.corpus.images.decode import decode
-from kd_ray.views import JitterParams, ViewParams, draw, render, view_digest
+from kd_ray.views import JitterParams, View, ViewParams, draw, prove, render
 from kd_ray.views.color import Pixels, jitter
 from tests.benchmarks.packing import drawn_jpeg
 
@@ -39,10 +40,21 @@ OUT = Path("out/bench")
 CROP = RandomResizedCrop(kind="random_resized_crop")
 FLIP = HorizontalFlip(kind="horizontal_flip")
 JITTER = ColorJitter(kind="color_jitter", brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, probability=0.8)
+GRAY = RandomGrayscale(kind="random_grayscale", probability=0.2)
+BLUR = GaussianBlur(kind="gaussian_blur", sigma=(0.1, 2.0), probability=0.5)
+TRIVIAL = TrivialAugmentWide(kind="trivial_augment_wide")
 THEIR_CROP = v2.RandomResizedCrop(SIZE_PX, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
 THEIR_FLIP = v2.RandomHorizontalFlip()
 THEIR_JITTER = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8)
-POLICIES = {"crop, flip": (CROP, FLIP), "crop, flip, jitter": (CROP, FLIP, JITTER)}
+THEIR_GRAY = v2.RandomGrayscale(p=0.2)
+THEIR_BLUR = v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], p=0.5)  # 23 taps at 224 px, as SimCLR and DINO have it
+POLICIES = {
+    "crop, flip": (CROP, FLIP),
+    "crop, flip, jitter": (CROP, FLIP, JITTER),
+    "crop, flip, jitter, gray, blur": (CROP, FLIP, JITTER, GRAY, BLUR),
+    "crop, flip, TrivialAugment": (CROP, FLIP, TRIVIAL),
+}
+THEIRS = {JITTER: THEIR_JITTER, GRAY: THEIR_GRAY, BLUR: THEIR_BLUR, TRIVIAL: v2.TrivialAugmentWide()}
 ON_PILLOW, ON_TENSORS = "v2 on Pillow", "v2 on tensors"
 
 Work = Callable[[int], object]
@@ -96,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _ways(policy: Policy, jpegs: Sequence[bytes]) -> Mapping[str, Work]:
     """Each of the four from the JPEG of a number to its view."""
-    theirs = v2.Compose([THEIR_CROP, THEIR_FLIP, *([THEIR_JITTER] if JITTER in policy.operations else [])])
+    theirs = v2.Compose([THEIR_CROP, THEIR_FLIP, *(THEIRS[each] for each in policy.operations if each in THEIRS)])
     tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in jpegs]
 
     def ours(number: int, version: RendererVersion) -> object:
@@ -140,8 +152,12 @@ def _parts(jpegs: Sequence[bytes]) -> Mapping[str, Work]:
         "crop and resize, renderer 2": lambda number: resized(number, 2),
         "flip (all)": lambda number: cv2.flip(views[number], 1),
         "jitter (four in five)": jittered,
-        "digest, renderer 1": lambda number: view_digest(images[number], params[number], policy=policy),
-        "digest, renderer 2": lambda number: view_digest(images[number], params[number], policy=newer),
+        "digest, renderer 1": lambda number: prove(
+            View(params=params[number], image_HW3=images[number]), policy=policy
+        ),
+        "digest, renderer 2": lambda number: prove(
+            View(params=params[number], image_HW3=images[number], renderer_version=2), policy=newer
+        ),
     }
 
 

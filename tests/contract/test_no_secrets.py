@@ -22,10 +22,9 @@ from kd_ray.corpus.packing.pack import pack
 from kd_ray.errors import CorpusError, KdRayError, RecipeError, StorageError
 from kd_ray.storage import FsspecStorage
 from tests.support.s3 import BUCKET, S3Server
-from tests.support.secrets import assert_no_secret
+from tests.support.secrets import SECRET_KEY, assert_no_secret
 from tests.support.web import web_server
 
-SECRET_KEY = "wJalr5ecretXUtnFEMI/K7MDENG+bPxRfiCY"
 PASSWORD = "pw5ecret"
 SIGNATURE = "5ecret0fabcdef"
 SECRETS = (SECRET_KEY, PASSWORD, SIGNATURE)

@@ -15,6 +15,7 @@ from kd_ray.corpus.sources.folder import open_folder
 from kd_ray.corpus.sources.listing import open_listing
 from kd_ray.errors import StorageError
 from tests.support.s3 import BUCKET, S3Server
+from tests.support.secrets import SECRET_KEY
 
 NAMES = ["a b/1&2.png", "a b/deep/%20?#[3].png", "c/ü.png", "readme.txt"]
 
@@ -75,7 +76,7 @@ def test_a_folder_of_several_pages_is_listed_whole(s3_uri, s3):
 
 def test_a_listing_is_read_with_its_images(images, access, s3):
     rows = f'{{"image": "{NAMES[0]}"}}\n{{"image": "gone.png"}}\n{{"image": "{images}/{NAMES[2]}"}}\n'
-    owner = s3fs.S3FileSystem(endpoint_url=s3.url, key="test", secret="test")
+    owner = s3fs.S3FileSystem(endpoint_url=s3.url, key="test", secret=SECRET_KEY)
     owner.pipe_file(f"{images}/l.jsonl", rows.encode(), ACL="public-read")
     section = ListingSection(kind="listing", uri=f"{images}/l.jsonl", access=access, label_column=None)
     source = open_listing(section, split=HashSplit())

@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.secrets import SECRET_KEY
+
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
 START_TIMEOUT_S = 120
 CLIENTS = ("client.admin", "client.rgw", "osd.0")
@@ -51,7 +53,7 @@ class CephGateway:
 
     url: str
     access_key: str = "test"
-    secret_key: str = "test"
+    secret_key: str = SECRET_KEY
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 
+SECRET_KEY = "wJalr5ecretXUtnFEMI/K7MDENG+bPxRfiCY"  # a key that opens the servers of the tests
+
 
 def assert_no_secret(seen: str | bytes | Path, secrets: Collection[str]) -> None:
     """Fail where a secret occurs in a text, or in the name or content of any file below a folder.
