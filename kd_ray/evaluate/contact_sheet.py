@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.cache.replay import Replay
 from kd_ray.config.models import Input
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import Interpolation, Policy
 from kd_ray.corpus.images.decode import decode
 from kd_ray.evaluate.describe_view import describe
-from kd_ray.evaluate.sheet_samples import Group
+from kd_ray.evaluate.sheet_samples import Group, SheetSample
 from kd_ray.evaluate.whole_image import NumberedBox, whole_with_boxes
-from kd_ray.views import CenterCropParams, CropParams, View, ViewParams, box_px, draw_mixed, mix_of
+from kd_ray.views import CenterCropParams, CropParams, View, ViewParams, box_px
 
 Pixels = NDArray[np.uint8]
 
@@ -116,60 +117,34 @@ def contact_sheet(
     Raises:
         BadImage: an image cannot be decoded.
     """
-    drawing = _Drawing(group=group, policy=policy, view_seed=view_seed, eyes=eyes)
+    replay = Replay(group.as_rows(), policy=policy, seed=view_seed)
     rows = []
-    for place in range(min(num_samples, len(group.samples))):
-        rows.append(drawing.row(place, num_views=num_views))
+    for place, sample in enumerate(group.samples[:num_samples]):
+        rows.append(_row(sample, replay.views(place, range(num_views)), eyes))
         report(len(rows))
     return Sheet(title=title, notes=tuple(notes), eyes=eyes, rows=tuple(rows))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawing:
-    """What all rows of a sheet share."""
-
-    group: Group
-    policy: Policy
-    view_seed: int
-    eyes: tuple[Eye, ...]
-
-    def row(self, place: int, *, num_views: int) -> SheetRow:
-        sample = self.group.samples[place]
-        image_HW3 = decode(sample.image)
-        views = tuple(self._view(image_HW3, place, view_index) for view_index in range(num_views))
-        boxes = [box for view in views for box in self._boxes(view, image_size_px=sample.size_px)]
-        return SheetRow(name=sample.name, whole_HW3=whole_with_boxes(image_HW3, boxes), views=views)
-
-    def _view(self, image_HW3: Pixels, place: int, view_index: int) -> SeenView:
-        samples = self.group.samples
-        members = [sample.sample_id for sample in samples]
-        params = draw_mixed(
-            self.policy,
-            seed=self.view_seed,
-            view_index=view_index,
-            place=place,
-            members=members,
-            image_size_px=lambda at: samples[at].size_px,
+def _row(sample: SheetSample, views: Sequence[View], eyes: tuple[Eye, ...]) -> SheetRow:
+    seen = tuple(
+        SeenView(
+            view_index=index,
+            params=view.params,
+            pixels=tuple(view.render(eye.size_px, eye.interpolation) for eye in eyes),
         )
-        mix = mix_of(params)
-        partner_HW3 = None if mix is None else decode(samples[members.index(mix.partner)].image)
-        view = View(
-            params=params,
-            image_HW3=image_HW3,
-            partner_HW3=partner_HW3,
-            renderer_version=self.policy.renderer_version,
-        )
-        pixels = tuple(view.render(eye.size_px, eye.interpolation) for eye in self.eyes)
-        return SeenView(view_index=view_index, params=params, pixels=pixels)
+        for index, view in enumerate(views)
+    )
+    boxes = [box for view in seen for box in _boxes(view, eyes, image_size_px=sample.size_px)]
+    return SheetRow(name=sample.name, whole_HW3=whole_with_boxes(decode(sample.image), boxes), views=seen)
 
-    def _boxes(self, view: SeenView, *, image_size_px: tuple[int, int]) -> list[NumberedBox]:
-        """The part of the image that the view is of: one box, or one for each shape of eye where it depends on that."""
-        crop = view.params[0]
-        if not isinstance(crop, CropParams | CenterCropParams):
-            return []
-        found = {box_px(crop, image_size_px=image_size_px, size_px=eye.size_px) for eye in self.eyes}
-        height, width = image_size_px
-        return [
-            NumberedBox(number=view.view_index, fractions=(left / width, top / height, right / width, bottom / height))
-            for left, top, right, bottom in sorted(found)
-        ]
+
+def _boxes(view: SeenView, eyes: tuple[Eye, ...], *, image_size_px: tuple[int, int]) -> list[NumberedBox]:
+    """The part of the image that the view is of: one box, or one for each shape of eye where it depends on that."""
+    crop = view.params[0]
+    assert isinstance(crop, CropParams | CenterCropParams), crop
+    found = {box_px(crop, image_size_px=image_size_px, size_px=eye.size_px) for eye in eyes}
+    height, width = image_size_px
+    return [
+        NumberedBox(number=view.view_index, fractions=(left / width, top / height, right / width, bottom / height))
+        for left, top, right, bottom in sorted(found)
+    ]

@@ -1,8 +1,5 @@
 """View params in short words, for people; their JSON is what holds every digit."""
 
-import dataclasses
-import re
-
 from kd_ray.views import (
     BoxParams,
     CenterCropParams,
@@ -15,6 +12,7 @@ from kd_ray.views import (
     StepsParams,
     ViewParams,
 )
+from kd_ray.views.params import OperationParams
 
 BETWEEN = " · "
 JITTERS = ("brightness", "contrast", "saturation", "hue")  # by their number in JitterParams.order
@@ -34,7 +32,7 @@ def short_id(sample_id: int) -> str:
     return f"{sample_id:016x}"[:ID_DIGITS]
 
 
-def _words(operation: object) -> list[str]:
+def _words(operation: OperationParams) -> list[str]:
     """One text a thing that was done; none where nothing was."""
     match operation:
         case CropParams():
@@ -51,8 +49,6 @@ def _words(operation: object) -> list[str]:
             return [_step(step) for step in operation.steps]
         case MixParams():
             return [_mix(operation)]
-        case _:
-            return _any(operation)
 
 
 def _box(box: CropParams | BoxParams) -> str:
@@ -72,47 +68,10 @@ def _jitters(jitter: JitterParams) -> list[str]:
 
 def _step(step: Step) -> str:
     option = [] if step.option is None else [f"({step.option})"]
-    return " ".join([step.name.replace("_", " "), *(_value(value) for value in step.values), *option])
+    return " ".join([step.name.replace("_", " "), *(f"{value:.3g}" for value in step.values), *option])
 
 
 def _mix(mix: MixParams) -> str:
     kind, place = ("mixup", "") if mix.box is None else ("cutmix", f" at {_box(mix.box)}")
     partner = f"sample {short_id(mix.partner)} ({describe(mix.partner_params)})"
     return f"{kind}: {mix.weight:.2f} this + {1 - mix.weight:.2f} {partner}{place}"
-
-
-def _any(operation: object) -> list[str]:
-    """An operation that has no words of its own here: its name and its fields.
-
-    One that says it was not applied, or has nothing but fields that are off, left the image alone.
-    """
-    if not dataclasses.is_dataclass(operation) or isinstance(operation, type):
-        return [_value(operation)]
-    fields = {field.name: getattr(operation, field.name) for field in dataclasses.fields(operation)}
-    is_applied = fields.pop("applied", None)
-    if is_applied is False or (is_applied is None and fields and all(_is_off(value) for value in fields.values())):
-        return []
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", type(operation).__name__.removesuffix("Params")).lower()
-    told = [_field(field, value) for field, value in fields.items() if not _is_off(value)]
-    return [" ".join([name, *told])]
-
-
-def _is_off(value: object) -> bool:
-    return value is None or value is False or value == ()
-
-
-def _field(name: str, value: object) -> str:
-    words = name.replace("_", " ")
-    return words if value is True else f"{words} {_value(value)}"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, BoxParams | CropParams):
-        return _box(value)
-    if isinstance(value, tuple | list):
-        return ", ".join(_value(each) for each in value)
-    if dataclasses.is_dataclass(value):
-        return f"({', '.join(_words(value)) or 'nothing'})"
-    return str(value)

@@ -1,19 +1,20 @@
 """Samples to look at: of the packed corpus, or straight from its sources while nothing is packed."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from kd_ray.config.corpus import Corpus, HashSplit, MixtureCorpus
+import numpy as np
+
+from kd_ray.config.corpus import Corpus, MixtureCorpus
 from kd_ray.corpus.format import read_identity, sample_id_of
 from kd_ray.corpus.images.check import check
-from kd_ray.corpus.images.decode import BadImage
 from kd_ray.corpus.images.reencode import reencode
-from kd_ray.corpus.packed import PackedCorpus, finished_packings, open_corpus
-from kd_ray.corpus.packing.scan import is_wanted, split_of
-from kd_ray.corpus.source import Input, Rejected
+from kd_ray.corpus.packed import PackedCorpus, Rows, finished_packings, open_corpus
+from kd_ray.corpus.packing.findings import Finding
+from kd_ray.corpus.packing.scan import examine
+from kd_ray.corpus.source import Rejected
 from kd_ray.corpus.sources.opening import NamedSource, open_sources
 from kd_ray.errors import CorpusError
 from kd_ray.storage import open_storage, redacted
@@ -41,6 +42,16 @@ class Group:
     samples: tuple[SheetSample, ...]
     origin: str
     is_row_group: bool
+
+    def as_rows(self) -> Rows:
+        """The samples as those of one row group, without labels."""
+        return Rows(
+            sample_ids=np.array([sample.sample_id for sample in self.samples], np.uint64),
+            labels=np.empty(0, np.int32),
+            sizes_px=np.array([sample.size_px for sample in self.samples], np.int32),
+            images=[sample.image for sample in self.samples],
+            rows_per_group=(len(self.samples),),
+        )
 
 
 def training_group(config: Corpus, *, num_samples: int, report: Report) -> Group:
@@ -123,35 +134,24 @@ def _readable(named: NamedSource, config: Corpus, *, passed_over: Counter[str]) 
             if isinstance(each, Rejected):
                 passed_over[each.reason] += 1
                 continue
-            try:
-                sample = _sample(each, named, config)
-            except BadImage as error:
-                passed_over[error.reason] += 1
-                continue
-            if sample is not None:
-                yield sample
+            found = examine(
+                each,
+                extent_split=extent.split,
+                split=config.split,
+                resolution_filter=config.native_resolution_filter,
+                reencode=config.reencode,
+            )
+            if found.reason is not None:
+                passed_over[found.reason] += 1
+            elif found.split == "train":
+                place = f"{named.name}: {each.location}" if isinstance(config, MixtureCorpus) else each.location
+                yield _as_packed(each.data, found, config, name=_name(sample_id_of(found.sha256), place))
 
 
-def _sample(each: Input, named: NamedSource, config: Corpus) -> SheetSample | None:
-    """As packing would store it; None where it is held out.
-
-    Raises:
-        BadImage: packing would leave it out.
-    """
-    size_px = check(each.data)
-    if not is_wanted(size_px, config.native_resolution_filter):
-        raise BadImage("filtered", f"{size_px[0]}x{size_px[1]} pixels")
-    sha256 = hashlib.sha256(each.data).digest()
-    if isinstance(config.split, HashSplit) and split_of(sha256, config.split) != "train":
-        return None
-    image = each.data if config.reencode is None else reencode(each.data, config.reencode)
-    place = f"{named.name}: {each.location}" if isinstance(config, MixtureCorpus) else each.location
-    return SheetSample(
-        sample_id=sample_id_of(sha256),
-        name=_name(sample_id_of(sha256), place),
-        image=image,
-        size_px=size_px if config.reencode is None else check(image),
-    )
+def _as_packed(data: bytes, found: Finding, config: Corpus, *, name: str) -> SheetSample:
+    image = data if config.reencode is None else reencode(data, config.reencode)
+    size_px = found.size_px if config.reencode is None else check(image)
+    return SheetSample(sample_id=sample_id_of(found.sha256), name=name, image=image, size_px=size_px)
 
 
 def _name(sample_id: int, told: str) -> str:

@@ -29,16 +29,15 @@ from kd_ray.views.params import (
 from kd_ray.views.render import box_px
 from kd_ray.views.resample import BoxPx
 from kd_ray.views.steps import source_of
+from kd_ray.views.warp import Projection, Row
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-Row = tuple[float, float, float]
-Matrix = tuple[Row, Row, Row]
 Point = tuple[float, float]
 Mask = TypeVar("Mask", NDArray[np.uint8], NDArray[np.uint16])
 
-IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-FLIP: Matrix = ((-1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+IDENTITY: Projection = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+FLIP: Projection = ((-1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 UNIT_CORNERS = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
 # places are known to this part of a pixel: far above float64's rounding, far below what can be seen
 STEPS_PER_PX = 2.0**20
@@ -55,9 +54,9 @@ class ViewGeometry:
     image_size_px: tuple[int, int]
     size_px: tuple[int, int]
     box: BoxPx
-    frames: tuple[Matrix, ...]
-    image_to_view: Matrix
-    view_to_image: Matrix
+    frames: tuple[Projection, ...]
+    image_to_view: Projection
+    view_to_image: Projection
 
     def to_view(self, points: Floats) -> Floats:
         """Points [..., 2] of the image as points of the view; NaN where a perspective shows them nowhere."""
@@ -99,11 +98,11 @@ def view_geometry(params: ViewParams, image_size_px: tuple[int, int], *, size_px
 
 
 def chained_geometry(
-    steps: Sequence[Matrix], *, image_size_px: tuple[int, int], size_px: tuple[int, int], box: BoxPx
+    steps: Sequence[Projection], *, image_size_px: tuple[int, int], size_px: tuple[int, int], box: BoxPx
 ) -> ViewGeometry:
     """The geometry of `steps` one after the other, each from the unit square before it to the unit square after it."""
     matrix, to_px = _scale(1 / image_size_px[1], 1 / image_size_px[0]), _scale(size_px[1], size_px[0])
-    frames: list[Matrix] = []
+    frames: list[Projection] = []
     for step in steps:
         matrix = _compose(step, matrix)
         if not _keeps_the_square(step):
@@ -340,7 +339,7 @@ def _pixels_at(places: Floats, num_pixels: int) -> NDArray[np.intp]:
 
 def _unit_matrices(
     operation: OperationParams, box: BoxPx, *, image_size_px: tuple[int, int], size_px: tuple[int, int]
-) -> tuple[Matrix, ...]:
+) -> tuple[Projection, ...]:
     """From the unit square before an operation to the one after it, in steps; none where it moves nothing."""
     match operation:
         case CropParams() | CenterCropParams():
@@ -358,17 +357,17 @@ def _unit_matrices(
             return ()
 
 
-def _scale(x: float, y: float) -> Matrix:
+def _scale(x: float, y: float) -> Projection:
     return ((x, 0.0, 0.0), (0.0, y, 0.0), (0.0, 0.0, 1.0))
 
 
-def _keeps_the_square(matrix: Matrix) -> bool:
+def _keeps_the_square(matrix: Projection) -> bool:
     """Whether all of the unit square comes to lie on all of it, as in a flip: then nothing is cut off."""
     x, y = _transform(matrix, np.array([x for x, _ in UNIT_CORNERS]), np.array([y for _, y in UNIT_CORNERS]))
     return set(zip(x.tolist(), y.tolist(), strict=True)) == set(UNIT_CORNERS)
 
 
-def _transform(matrix: Matrix, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+def _transform(matrix: Projection, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """The points (x, y) after `matrix`, each of the shape it needs; NaN on and behind the horizon."""
     x_row, y_row, weight_row = matrix
     new_x, new_y = _linear(x_row, x, y), _linear(y_row, x, y)
@@ -397,7 +396,7 @@ def _within(x: Floats, y: Floats, size_px: tuple[int, int]) -> Flags:
     return inside
 
 
-def _compose(last: Matrix, first: Matrix) -> Matrix:
+def _compose(last: Projection, first: Projection) -> Projection:
     def row(of: Row) -> Row:
         a, b, c = of
         (x0, x1, x2), (y0, y1, y2), (w0, w1, w2) = first
@@ -406,7 +405,7 @@ def _compose(last: Matrix, first: Matrix) -> Matrix:
     return row(last[0]), row(last[1]), row(last[2])
 
 
-def _inverse(matrix: Matrix) -> Matrix:
+def _inverse(matrix: Projection) -> Projection:
     """By cofactors; the sign of the weight is kept, so that what was in front of the horizon stays there."""
     (a, b, c), (d, e, f), (g, h, i) = matrix
     determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

@@ -56,41 +56,59 @@ class Scanner:
             if isinstance(each, Rejected):
                 yield _rejected(each, split=task.extent.split or "train")
             else:
-                yield self._examine(each, task.extent)
+                yield examine(
+                    each,
+                    extent_split=task.extent.split,
+                    split=self.split,
+                    resolution_filter=self.resolution_filter,
+                    reencode=self.reencode,
+                )
 
-    def _examine(self, each: Input, extent: Extent) -> Finding:
-        sha256 = hashlib.sha256(each.data).digest()
-        size_px = (0, 0)
-        reason: Reason | None = None
-        try:
-            size_px = check(each.data)
-            if each.mask is not None and check_mask(each.mask) != size_px:
-                reason = "mask_size"
-        except BadImage as error:
-            reason = error.reason
-        if reason is None and not is_wanted(size_px, self.resolution_filter):
-            reason = "filtered"
-        if reason is None and self.reencode is not None and not can_be_stored(size_px, self.reencode):
-            reason = "too_large"
-        if isinstance(self.split, HashSplit):
-            split = split_of(sha256, self.split)
-        else:
-            assert extent.split is not None, "a source with paths as splits names the split of every extent"
-            split = extent.split
-        return Finding(
-            location=each.location,
-            locator=each.locator,
-            run=each.run,
-            split=split,
-            reason=reason,
-            label=each.label,
-            annotations=annotations_digest(each),
-            has_caption=each.caption is not None,
-            sha256=sha256,
-            crc32c=google_crc32c.value(each.data),
-            size_bytes=len(each.data),
-            size_px=size_px,
-        )
+
+def examine(
+    each: Input,
+    *,
+    extent_split: SplitName | None,
+    split: Split,
+    resolution_filter: NativeResolutionFilter,
+    reencode: Reencode | None,
+) -> Finding:
+    """What packing makes of one input: its hash, its split, and why it is left out where it is.
+
+    `extent_split` is that of its extent, where the source itself has splits.
+    """
+    sha256 = hashlib.sha256(each.data).digest()
+    size_px = (0, 0)
+    reason: Reason | None = None
+    try:
+        size_px = check(each.data)
+        if each.mask is not None and check_mask(each.mask) != size_px:
+            reason = "mask_size"
+    except BadImage as error:
+        reason = error.reason
+    if reason is None and not is_wanted(size_px, resolution_filter):
+        reason = "filtered"
+    if reason is None and reencode is not None and not can_be_stored(size_px, reencode):
+        reason = "too_large"
+    if isinstance(split, HashSplit):
+        own_split = split_of(sha256, split)
+    else:
+        assert extent_split is not None, "a source with paths as splits names the split of every extent"
+        own_split = extent_split
+    return Finding(
+        location=each.location,
+        locator=each.locator,
+        run=each.run,
+        split=own_split,
+        reason=reason,
+        label=each.label,
+        annotations=annotations_digest(each),
+        has_caption=each.caption is not None,
+        sha256=sha256,
+        crc32c=google_crc32c.value(each.data),
+        size_bytes=len(each.data),
+        size_px=size_px,
+    )
 
 
 def part_object(folder: str, index: int) -> str:

@@ -9,8 +9,10 @@ from kd_ray.corpus.sources.opening import open_sources
 from kd_ray.errors import CorpusError
 
 
-def opened(uri: str, packed_uri: str) -> None:
-    open_sources(FolderCorpus(kind="folder", uri=uri, packed_uri=packed_uri))
+def opened(uri: str, packed_uri: str) -> list[str]:
+    """The locations of the sources."""
+    sources = open_sources(FolderCorpus(kind="folder", uri=uri, packed_uri=packed_uri))
+    return [named.source.uri for named in sources]
 
 
 @pytest.fixture(autouse=True)
@@ -64,4 +66,4 @@ def test_within_the_source_is_refused(here: Path, uri: str, packed_uri: str) -> 
     ],
 )
 def test_beside_it_passes(uri: str, packed_uri: str) -> None:
-    opened(uri, packed_uri)
+    assert opened(uri, packed_uri) == [uri]

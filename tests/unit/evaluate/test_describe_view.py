@@ -1,6 +1,6 @@
 """Params in words: what was done is told in its order, what left the image alone is not, and nothing fails."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -23,33 +23,6 @@ from kd_ray.views import (
 
 CROP = CropParams(left=0.125, top=0.3, width=0.546, height=0.41)
 PLAIN = JitterParams(applied=True, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, order=(3, 0, 2, 1))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GaussianBlurParams:
-    applied: bool
-    sigma: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    name: str
-    magnitude: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RandAugmentParams:
-    chosen: tuple[Chosen, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrayscaleParams:
-    gray: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EqualizeParams:
-    pass
 
 
 @pytest.mark.parametrize(
@@ -89,25 +62,6 @@ def test_steps_are_told_one_by_one_and_a_kernel_by_its_name():
     rotate = Step(name="rotate", values=(-3.5,), option="bilinear")
     params = (CROP, ResamplingParams(interpolation="bicubic"), StepsParams(steps=(blur, rotate)), StepsParams(steps=()))
     assert describe(params).split(" · ")[1:] == ["bicubic kernel", "gaussian blur 0.0123", "rotate -3.5 (bilinear)"]
-
-
-@pytest.mark.parametrize(
-    ("operation", "words"),
-    [
-        (GaussianBlurParams(applied=True, sigma=1.23456), "gaussian blur sigma 1.23"),
-        (GaussianBlurParams(applied=False, sigma=0.0), ""),
-        (GrayscaleParams(gray=True), "grayscale gray"),
-        (GrayscaleParams(gray=False), ""),
-        (EqualizeParams(), "equalize"),
-        (RandAugmentParams(chosen=()), ""),
-        (
-            RandAugmentParams(chosen=(Chosen(name="rotate", magnitude=3.5), Chosen(name="invert", magnitude=None))),
-            "rand augment chosen (chosen name rotate magnitude 3.5), (chosen name invert)",
-        ),
-    ],
-)
-def test_an_operation_without_words_of_its_own_is_told_by_its_fields(operation, words):
-    assert describe((operation,)) == words
 
 
 POLICY = Policy(

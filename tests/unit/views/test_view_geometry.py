@@ -23,16 +23,17 @@ from kd_ray.views import (
     view_geometry,
 )
 from kd_ray.views.color import Pixels
-from kd_ray.views.geometry import FLIP, Matrix
+from kd_ray.views.geometry import FLIP
 from kd_ray.views.params import Crop, StepName
+from kd_ray.views.warp import Projection
 
 WHOLE = CropParams(left=0.0, top=0.0, width=1.0, height=1.0)
 FLIPPED = FlipParams(flipped=True)
 CROP = CropParams(left=0.1037, top=0.25, width=0.77, height=0.5)
 JITTER = JitterParams(applied=True, brightness=1.2, contrast=1.0, saturation=1.0, hue=0.0, order=(0, 1, 2, 3))
-TURNED: Matrix = ((0.0, -1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))  # by a quarter
-TILTED: Matrix = ((1.2, 0.1, -0.05), (0.05, 1.1, 0.0), (0.4, 0.3, 0.7))
-STEEP: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (-2.0, 0.0, 1.0))  # the horizon is the middle of the image
+TURNED: Projection = ((0.0, -1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))  # by a quarter
+TILTED: Projection = ((1.2, 0.1, -0.05), (0.05, 1.1, 0.0), (0.4, 0.3, 0.7))
+STEEP: Projection = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (-2.0, 0.0, 1.0))  # the horizon is the middle of the image
 
 sides_px = st.integers(1, 70)
 sizes_px = st.tuples(sides_px, sides_px)
@@ -230,7 +231,7 @@ class TestAnyChain:
     """What affine and perspective operations need: matrices between unit squares."""
 
     @pytest.mark.parametrize("steps", [[TURNED], [TILTED], [FLIP, TILTED, TURNED], [TILTED, FLIP, TILTED]])
-    def test_there_and_back_is_where_it_was(self, steps: list[Matrix]) -> None:
+    def test_there_and_back_is_where_it_was(self, steps: list[Projection]) -> None:
         geometry = chained_geometry(steps, image_size_px=(60, 80), size_px=(32, 48), box=(0, 0, 80, 60))
         points_N2 = np.random.default_rng(0).random((50, 2)) * (80, 60)
         np.testing.assert_allclose(geometry.to_image(geometry.to_view(points_N2)), points_N2, rtol=0, atol=1e-9)
@@ -268,16 +269,20 @@ class TestShows:
         assert view_geometry(params, image_size_px, size_px=size_px).shows(corners_of(size_px)).all()
 
     def test_around_an_image_that_was_made_smaller_there_is_padding(self) -> None:
-        half: Matrix = ((0.5, 0.0, 0.25), (0.0, 0.5, 0.25), (0.0, 0.0, 1.0))
+        half: Projection = ((0.5, 0.0, 0.25), (0.0, 0.5, 0.25), (0.0, 0.0, 1.0))
         geometry = chained_geometry([half], image_size_px=(60, 80), size_px=(100, 100), box=(0, 0, 80, 60))
         points_N2 = np.array([(26.0, 26.0), (74.0, 50.0), (24.0, 50.0), (50.0, 76.0)])
         assert geometry.shows(points_N2).tolist() == [True, True, False, False]
 
     def test_what_a_crop_cut_off_does_not_come_back_by_a_rotation(self) -> None:
         """The image has content there, but a renderer that crops first has no longer."""
-        crop: Matrix = ((2.0, 0.0, -0.5), (0.0, 2.0, -0.5), (0.0, 0.0, 1.0))
+        crop: Projection = ((2.0, 0.0, -0.5), (0.0, 2.0, -0.5), (0.0, 0.0, 1.0))
         c = math.sqrt(0.5)
-        rotation: Matrix = ((c, -c, 0.5), (c, c, 0.5 - 2 * c * 0.5), (0.0, 0.0, 1.0))  # by 45 degrees around the centre
+        rotation: Projection = (
+            (c, -c, 0.5),
+            (c, c, 0.5 - 2 * c * 0.5),
+            (0.0, 0.0, 1.0),
+        )  # by 45 degrees
         sizes = {"image_size_px": (100, 100), "size_px": (100, 100), "box": (25, 25, 75, 75)}
         corner, middle = np.array([1.0, 1.0]), np.array([50.0, 1.0])
         turned = chained_geometry([crop, FLIP, rotation], **sizes)

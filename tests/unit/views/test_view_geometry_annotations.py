@@ -26,15 +26,16 @@ from kd_ray.views import (
     render,
     view_geometry,
 )
-from kd_ray.views.geometry import FLIP, Matrix, sample_mask
+from kd_ray.views.geometry import FLIP, sample_mask
+from kd_ray.views.warp import Projection
 
 WHOLE = CropParams(left=0.0, top=0.0, width=1.0, height=1.0)
 FLIPPED = FlipParams(flipped=True)
 HALF = CropParams(left=0.25, top=0.25, width=0.5, height=0.5)
-TILTED: Matrix = ((1.2, 0.1, -0.05), (0.05, 1.1, 0.0), (0.4, 0.3, 0.7))
-TURNED: Matrix = ((0.8, -0.6, 0.4), (0.6, 0.8, -0.2), (0.0, 0.0, 1.0))  # around the centre, by 37 degrees
-HALVED: Matrix = ((2.0, 0.0, -0.5), (0.0, 2.0, -0.5), (0.0, 0.0, 1.0))  # the centre crop of half the sides
-SHRUNK: Matrix = ((0.5, 0.0, 0.25), (0.0, 0.5, 0.25), (0.0, 0.0, 1.0))
+TILTED: Projection = ((1.2, 0.1, -0.05), (0.05, 1.1, 0.0), (0.4, 0.3, 0.7))
+TURNED: Projection = ((0.8, -0.6, 0.4), (0.6, 0.8, -0.2), (0.0, 0.0, 1.0))  # around the centre, by 37 degrees
+HALVED: Projection = ((2.0, 0.0, -0.5), (0.0, 2.0, -0.5), (0.0, 0.0, 1.0))  # the centre crop of half the sides
+SHRUNK: Projection = ((0.5, 0.0, 0.25), (0.0, 0.5, 0.25), (0.0, 0.0, 1.0))
 IMAGE_PX = (60, 80)
 REPOSITORY = Path(kd_ray.__file__).parents[1]
 DIGEST_OF_TILTED_MASKS = """
@@ -66,7 +67,7 @@ crops = st.builds(
 views: st.SearchStrategy[ViewParams] = st.tuples(crops, flips)
 
 
-def chain(*steps: Matrix, size_px: tuple[int, int] = (100, 100)) -> ViewGeometry:
+def chain(*steps: Projection, size_px: tuple[int, int] = (100, 100)) -> ViewGeometry:
     return chained_geometry(steps, image_size_px=IMAGE_PX, size_px=size_px, box=(0, 0, 80, 60))
 
 
@@ -151,7 +152,7 @@ class TestMasks:
         assert found.tolist() == [[255] * 8, content, content, [255] * 8]
 
     @pytest.mark.parametrize("steps", [(TURNED,), (TILTED,), (SHRUNK, TURNED), (HALVED, TURNED, FLIP)])
-    def test_turned_masks_have_the_class_at_each_centre(self, steps: tuple[Matrix, ...]) -> None:
+    def test_turned_masks_have_the_class_at_each_centre(self, steps: tuple[Projection, ...]) -> None:
         mask_HW = np.random.default_rng(0).integers(0, 200, IMAGE_PX, dtype=np.uint8)
         geometry = chain(*steps, size_px=(37, 51))
         found = sample_mask(mask_HW, geometry, fill=255)
@@ -250,7 +251,7 @@ class TestPolygons:
         assert total == pytest.approx(area(whole) / (32 * 48), abs=1e-12)
 
     @pytest.mark.parametrize("steps", [(TURNED,), (SHRUNK, TURNED), (SHRUNK,)])
-    def test_an_affine_map_multiplies_areas_by_its_determinant(self, steps: tuple[Matrix, ...]) -> None:
+    def test_an_affine_map_multiplies_areas_by_its_determinant(self, steps: tuple[Projection, ...]) -> None:
         small = 0.5 + (star(3) - 0.5) / 4  # stays inside
         (found,) = polygons_in_view([small], chain(*steps))
         determinant = np.prod([np.linalg.det(np.array(step)) for step in steps])
@@ -258,7 +259,7 @@ class TestPolygons:
 
     @settings(max_examples=30, deadline=None)
     @given(seed=st.integers(0, 10_000), steps=st.lists(st.sampled_from([TURNED, TILTED, SHRUNK]), max_size=3))
-    def test_the_area_is_that_of_the_pixels_whose_centre_is_inside(self, seed: int, steps: list[Matrix]) -> None:
+    def test_the_area_is_that_of_the_pixels_whose_centre_is_inside(self, seed: int, steps: list[Projection]) -> None:
         """Also of a polygon under a perspective, and where padding or an earlier step cuts it: counted, not clipped."""
         geometry, polygon = chain(*steps, size_px=(200, 200)), star(seed)
         (found,) = polygons_in_view([polygon], geometry)

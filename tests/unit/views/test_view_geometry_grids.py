@@ -24,7 +24,7 @@ from kd_ray.views import (
     sample_grid,
     view_geometry,
 )
-from kd_ray.views.geometry import Matrix
+from kd_ray.views.warp import Projection
 
 DOCUMENT = Path(__file__).parents[3] / "docs/views-geometry.md"
 IMAGE_PX = (375, 500)
@@ -87,15 +87,15 @@ class TestGridMap:
 
     def test_padding_is_not_valid_in_either_of_the_two(self) -> None:
         """The image in the left half of the view; right of it there is nothing to compare."""
-        squeezed: Matrix = ((0.5, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        squeezed: Projection = ((0.5, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
         padded = chained_geometry([squeezed], image_size_px=IMAGE_PX, size_px=(64, 64), box=(0, 0, 500, 375))
         _, valid = grid_map(padded, 16, to_geometry=padded, to_patch_px=16)
         assert valid.tolist() == [[True, True, False, False]] * 4
 
     def test_what_a_crop_cut_off_before_a_rotation_is_not_valid(self) -> None:
         """The other view shows all of the image, but this one has nothing in its corners."""
-        crop: Matrix = ((2.0, 0.0, -0.5), (0.0, 2.0, -0.5), (0.0, 0.0, 1.0))
-        rotation: Matrix = ((0.8, -0.6, 0.4), (0.6, 0.8, -0.2), (0.0, 0.0, 1.0))  # around the centre, by 37 degrees
+        crop: Projection = ((2.0, 0.0, -0.5), (0.0, 2.0, -0.5), (0.0, 0.0, 1.0))
+        rotation: Projection = ((0.8, -0.6, 0.4), (0.6, 0.8, -0.2), (0.0, 0.0, 1.0))  # around the centre, by 37 degrees
         sizes = {"image_size_px": IMAGE_PX, "size_px": (64, 64), "box": (125, 93.75, 375, 281.25)}
         cut, whole = chained_geometry([crop, rotation], **sizes), chained_geometry([], **sizes)
         _, valid = grid_map(whole, 16, to_geometry=cut, to_patch_px=8)

@@ -17,8 +17,9 @@ from kd_ray.views.resample import BoxPx, Kernel, can_resample, resample
 KERNELS: tuple[Kernel, ...] = ("bilinear", "bicubic")
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # largest and mean difference, of 255, for noise that only knows 64 and 192, the cubic's overshoots cut by neither:
-# weights are rounded to 1/256 and 1/128, and values after each axis
-TOLERANCES = {"bilinear": (4, 0.7), "bicubic": (10, 1.3)}
+# weights are rounded to 1/256 and 1/128, and values after each axis. The worst of 12,000 draws: 3 and 0.8, 6 and 1.7
+# (of views whose rows are all the same, so that few values make the mean)
+TOLERANCES = {"bilinear": (4, 1.2), "bicubic": (10, 2.5)}
 WHOLE = CropParams(left=0.0, top=0.0, width=1.0, height=1.0)
 GOLDEN = {
     "bilinear": "7dbede1e060c1c0a70fc91e47cf5b4b5",
