@@ -8,14 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
+from kd_ray.config.colors import BLACK, IMAGENET_MEAN, Color
+from kd_ray.config.crops import PaddingCrop
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
-Level = Annotated[int, Field(ge=0, le=255)]
-Color = Annotated[tuple[Level, Level, Level], Field(description="red, green, blue")]
 Range = tuple[float, float]
-IMAGENET_MEAN: Color = (124, 116, 104)  # timm fills with it: round(255 * (0.485, 0.456, 0.406))
-BLACK: Color = (0, 0, 0)
 NUM_BINS = 31  # torchvision's num_magnitude_bins
 MAX_TIMM_MAGNITUDE = 10
 
@@ -59,6 +57,28 @@ class ColorJitter(Section):
     saturation: Strength = 0.0
     hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     probability: Strength = 1.0
+
+
+class PhotometricDistortion(Section):
+    """mmsegmentation's PhotoMetricDistortion (of SSD, Liu et al. 2016): each of its four with `probability`.
+
+    Up to `brightness_delta` levels added or taken away; levels times a factor in `contrast_range`, before the next two
+    or after them; HSV saturation times a factor in `saturation_range`; hue turned by up to `hue_delta` of OpenCV's
+    180 in a turn.
+    """
+
+    kind: Literal["photometric_distortion"]
+    brightness_delta: Annotated[float, Field(ge=0.0, le=255.0)] = 32.0
+    contrast_range: Range = (0.5, 1.5)
+    saturation_range: Range = (0.5, 1.5)
+    hue_delta: Annotated[float, Field(ge=0.0, le=90.0)] = 18.0
+    probability: Strength = 0.5
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> "PhotometricDistortion":
+        _check_range("contrast_range", self.contrast_range, low=0.0, high=10.0)
+        _check_range("saturation_range", self.saturation_range, low=0.0, high=10.0)
+        return self
 
 
 class VerticalFlip(Section):
@@ -248,7 +268,8 @@ class RandomInterpolation(Section):
 
 
 StepOperation = (
-    VerticalFlip
+    PhotometricDistortion
+    | VerticalFlip
     | RandomGrayscale
     | GaussianBlur
     | Solarize
@@ -264,7 +285,7 @@ StepOperation = (
     | RandomErasing
 )
 Operation = Annotated[
-    RandomResizedCrop | CenterCrop | HorizontalFlip | ColorJitter | RandomInterpolation | StepOperation,
+    RandomResizedCrop | CenterCrop | PaddingCrop | HorizontalFlip | ColorJitter | RandomInterpolation | StepOperation,
     Field(discriminator="kind"),
 ]
 

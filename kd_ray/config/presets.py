@@ -44,6 +44,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "paper_vit": {"operations": (_INCEPTION, _JITTER, _FLIP), "mix": {"mixup_alpha": 0.2}},
         "paper_resnet": {"operations": (_INCEPTION, _JITTER, _FLIP, {"kind": "trivial_augment_wide"})},
         "paper_probe": {"operations": ({"kind": "center_crop", "crop_fraction": 0.875},)},
+        # open-mmlab/mmsegmentation: configs/_base_/datasets/ade20k.py (RandomResize of (2048, 512) by 0.5 to 2,
+        # RandomCrop of 512x512, RandomFlip, PhotoMetricDistortion) and mmseg/datasets/transforms/transforms.py
+        "paper_seg": {
+            "operations": (
+                {"kind": "random_scale_crop", "ratio_range": (0.5, 2.0), "cat_max_ratio": 0.75},
+                _FLIP,
+                {"kind": "photometric_distortion"},
+            ),
+        },
         # Deci-AI/super-gradients: src/super_gradients/recipes/dataset_params/imagenet_resnet50_kd_dataset_params.yaml
         # and src/super_gradients/training/datasets/auto_augment.py (a copy of timm's, with bilinear warps)
         "supergradients": {

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
+from kd_ray.config.crops import RandomCrop, RandomScaleCrop, ResizePad
 from kd_ray.config.operations import (
     CenterCrop,
     ColorJitter,
@@ -37,7 +38,7 @@ SizePx = Annotated[
     tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], Field(description="(height, width)")
 ]
 RendererVersion = Literal[1, 2]
-CROPS = (RandomResizedCrop, CenterCrop)
+CROPS = (RandomResizedCrop, CenterCrop, RandomCrop, ResizePad, RandomScaleCrop)
 
 
 class Mix(Section):
@@ -82,10 +83,18 @@ class Policy(Section):
     def _crop_comes_first(self) -> "Policy":
         crops = [isinstance(operation, CROPS) for operation in self.operations]
         if not crops[0] or sum(crops) != 1:
-            raise ValueError("operations must start with its only crop, random_resized_crop or center_crop")
+            raise ValueError(
+                "operations must start with its only crop: random_resized_crop, center_crop, random_crop, resize_pad "
+                "or random_scale_crop"
+            )
         if sum(isinstance(operation, RandomInterpolation) for operation in self.operations) > 1:
             raise ValueError("random_interpolation can be given once: there is one crop to resample")
         return self
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether the sample's mask decides where the crop lies."""
+        return any(isinstance(each, RandomScaleCrop) and each.cat_max_ratio is not None for each in self.operations)
 
 
 class Views(Section):

@@ -17,7 +17,8 @@ from kd_ray.corpus.images.decode import decode
 from kd_ray.evaluate.describe_view import describe
 from kd_ray.evaluate.sheet_samples import Group, SheetSample
 from kd_ray.evaluate.whole_image import NumberedBox, whole_with_boxes
-from kd_ray.views import CenterCropParams, CropParams, View, ViewParams, box_px
+from kd_ray.views import View, ViewParams, box_px
+from kd_ray.views.params import Crop
 
 Pixels = NDArray[np.uint8]
 
@@ -139,12 +140,23 @@ def _row(sample: SheetSample, views: Sequence[View], eyes: tuple[Eye, ...]) -> S
 
 
 def _boxes(view: SeenView, eyes: tuple[Eye, ...], *, image_size_px: tuple[int, int]) -> list[NumberedBox]:
-    """The part of the image that the view is of: one box, or one for each shape of eye where it depends on that."""
+    """The part of the image that the view is of: one box, or one for each shape of eye where it depends on that.
+
+    Of a box that reaches beyond the image, what lies in it.
+    """
     crop = view.params[0]
-    assert isinstance(crop, CropParams | CenterCropParams), crop
+    assert isinstance(crop, Crop), crop
     found = {box_px(crop, image_size_px=image_size_px, size_px=eye.size_px) for eye in eyes}
     height, width = image_size_px
     return [
-        NumberedBox(number=view.view_index, fractions=(left / width, top / height, right / width, bottom / height))
+        NumberedBox(
+            number=view.view_index,
+            fractions=(
+                max(left / width, 0.0),
+                max(top / height, 0.0),
+                min(right / width, 1.0),
+                min(bottom / height, 1.0),
+            ),
+        )
         for left, top, right, bottom in sorted(found)
     ]

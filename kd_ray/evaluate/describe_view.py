@@ -7,7 +7,9 @@ from kd_ray.views import (
     FlipParams,
     JitterParams,
     MixParams,
+    PaddedCropParams,
     ResamplingParams,
+    ResizePadParams,
     Step,
     StepsParams,
     ViewParams,
@@ -35,8 +37,10 @@ def short_id(sample_id: int) -> str:
 def _words(operation: OperationParams) -> list[str]:
     """One text a thing that was done; none where nothing was."""
     match operation:
-        case CropParams():
+        case CropParams() | PaddedCropParams():
             return [f"crop {_box(operation)}"]
+        case ResizePadParams():
+            return ["whole image, padded"]
         case CenterCropParams():
             return ["centre crop" if operation.crop_fraction == 1 else f"centre crop {operation.crop_fraction:.2f}"]
         case FlipParams():
@@ -51,7 +55,7 @@ def _words(operation: OperationParams) -> list[str]:
             return [_mix(operation)]
 
 
-def _box(box: CropParams | BoxParams) -> str:
+def _box(box: CropParams | PaddedCropParams | BoxParams) -> str:
     return f"{box.left:.2f},{box.top:.2f} {box.width:.2f}×{box.height:.2f}"
 
 

@@ -7,10 +7,10 @@ order of drawing is not, for it belongs to their generators.
 from dataclasses import dataclass
 from typing import Literal
 
+from kd_ray.config.colors import Color
 from kd_ray.config.operations import (
     MAX_TIMM_MAGNITUDE,
     NUM_BINS,
-    Color,
     Interpolation,
     RandAugment,
     TrivialAugmentWide,

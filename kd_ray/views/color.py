@@ -27,7 +27,7 @@ def jitter(view_HW3: Pixels, params: JitterParams) -> Pixels:
             case 2 if params.saturation != 1.0:
                 view_HW3 = saturation(view_HW3, params.saturation)
             case 3 if params.hue != 0.0:
-                view_HW3 = _hue(view_HW3, params.hue)
+                view_HW3 = hue(view_HW3, params.hue)
             case _:
                 assert 0 <= index < 4, index
     return view_HW3
@@ -56,7 +56,29 @@ def saturation(view_HW3: Pixels, factor: float) -> Pixels:
     return np.clip(blended_HW3, 0, 255, out=blended_HW3).astype(np.uint8)
 
 
-def _hue(view_HW3: Pixels, shift_turns: float) -> Pixels:
+def hsv_saturation(view_HW3: Pixels, factor: float) -> Pixels:
+    """Saturation times `factor`, at most full; hue and value (the largest of a pixel's levels) are kept.
+
+    In HSV every level lies a multiple of the saturation below the largest. In float32, each operation by itself.
+    """
+    channels = [channel_HW.astype(np.float32) for channel_HW in cv2.split(view_HW3)]
+    max_HW = np.maximum(np.maximum(channels[0], channels[1]), channels[2])
+    chroma_HW = max_HW - np.minimum(np.minimum(channels[0], channels[1]), channels[2])
+    factor_HW = max_HW / np.maximum(chroma_HW, np.float32(1))  # makes the smallest level 0
+    np.minimum(factor_HW, np.float32(factor), out=factor_HW)
+    return as_pixels(cv2.merge([_below(max_HW, channel_HW, factor_HW) for channel_HW in channels]))
+
+
+def _below(max_HW: NDArray[np.float32], channel_HW: NDArray[np.float32], factor_HW: NDArray[np.float32]) -> Pixels:
+    """max - (max - channel) * factor, rounded."""
+    fall_HW = max_HW - channel_HW
+    fall_HW *= factor_HW
+    np.subtract(max_HW, fall_HW, out=fall_HW)
+    np.rint(fall_HW, out=fall_HW)
+    return fall_HW.astype(np.uint8)
+
+
+def hue(view_HW3: Pixels, shift_turns: float) -> Pixels:
     """The hue turned by `shift_turns`, measured in 1/256 turn; value and chroma are kept exactly.
 
     max - chroma * k(hue), with k the trapezium of the HSV colour wheel in 1/256, all in whole numbers.

@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from kd_ray.config.crops import RandomCrop, RandomScaleCrop, ResizePad
 from kd_ray.config.operations import RandomInterpolation
 from kd_ray.config.views import CenterCrop, ColorJitter, HorizontalFlip, Mix, Operation, Policy, RandomResizedCrop
 from kd_ray.views.bits import Bits, log_uniform
+from kd_ray.views.draw_padding_crops import Mask, crop_identity, draw_padding_crop
 from kd_ray.views.draw_steps import draw_steps, step_identity
 from kd_ray.views.mix import draw_mix
 from kd_ray.views.params import (
@@ -49,15 +51,23 @@ def draw_mixed(
     place: int,
     members: Sequence[int],
     image_size_px: Callable[[int], tuple[int, int]],
+    mask: Callable[[int], Mask | None] | None = None,
 ) -> ViewParams:
     """The params of one view of the sample at `place` among the ordered `members` (sample ids) of its row group.
 
-    `image_size_px` gives (height, width) of a member's image by its place. Where the policy mixes nothing this is
-    `draw`, and neither place nor members matter.
+    `image_size_px` gives (height, width) of a member's image by its place, `mask` its mask [H, W]. Where the policy
+    mixes nothing this is `draw`, and neither place nor members matter.
     """
 
     def own(at: int) -> ViewParams:
-        return draw(policy, seed=seed, sample_id=members[at], view_index=view_index, image_size_px=image_size_px(at))
+        return draw(
+            policy,
+            seed=seed,
+            sample_id=members[at],
+            view_index=view_index,
+            image_size_px=image_size_px(at),
+            mask_HW=None if mask is None else mask(at),
+        )
 
     params = own(place)
     if policy.mix is None:
@@ -70,15 +80,27 @@ def draw_mixed(
     return (*params, partner)
 
 
-def draw(policy: Policy, *, seed: int, sample_id: int, view_index: int, image_size_px: tuple[int, int]) -> ViewParams:
+def draw(
+    policy: Policy,
+    *,
+    seed: int,
+    sample_id: int,
+    view_index: int,
+    image_size_px: tuple[int, int],
+    mask_HW: Mask | None = None,
+) -> ViewParams:
     """The params of one view of one sample, unmixed.
 
-    Of `image_size_px` (height, width; upright) only the aspect ratio matters, and only to RandomResizedCrop: the same
-    image at twice the size gives the same params.
+    Of `image_size_px` (height, width; upright) only the aspect ratio matters, and only to crops: the same image at
+    twice the size gives the same params. `mask_HW` are the sample's class indices, at any size; a policy that
+    `reads_masks` needs them, and no other looks at them.
     """
+    assert mask_HW is not None or not policy.reads_masks, "this policy places its crop by the mask"
     bits = Bits(_key(policy, seed=seed, sample_id=sample_id, view_index=view_index), domain=DRAW_DOMAIN)
-    aspect = image_size_px[1] / image_size_px[0]
-    return tuple(_draw_operation(operation, bits, aspect=aspect) for operation in policy.operations)
+    return tuple(
+        _draw_operation(operation, bits, image_size_px=image_size_px, mask_HW=mask_HW)
+        for operation in policy.operations
+    )
 
 
 def _key(policy: Policy, *, seed: int, sample_id: int, view_index: int) -> dict[str, Any]:
@@ -100,6 +122,8 @@ def _operation_identity(operation: Operation) -> dict[str, Any]:
             return {"kind": operation.kind, "scale": list(operation.scale), "ratio": list(operation.ratio)}
         case CenterCrop():
             return {"kind": operation.kind, "crop_fraction": operation.crop_fraction}
+        case RandomCrop() | ResizePad() | RandomScaleCrop():
+            return crop_identity(operation)
         case HorizontalFlip():
             return {"kind": operation.kind, "probability": operation.probability}
         case ColorJitter():
@@ -117,12 +141,16 @@ def _operation_identity(operation: Operation) -> dict[str, Any]:
             return step_identity(operation)
 
 
-def _draw_operation(operation: Operation, bits: Bits, *, aspect: float) -> OperationParams:
+def _draw_operation(
+    operation: Operation, bits: Bits, *, image_size_px: tuple[int, int], mask_HW: Mask | None
+) -> OperationParams:
     match operation:
         case RandomResizedCrop():
-            return _draw_crop(operation, bits, aspect=aspect)
+            return _draw_crop(operation, bits, aspect=image_size_px[1] / image_size_px[0])
         case CenterCrop():
             return CenterCropParams(crop_fraction=operation.crop_fraction)
+        case RandomCrop() | ResizePad() | RandomScaleCrop():
+            return draw_padding_crop(operation, bits, image_size_px=image_size_px, mask_HW=mask_HW)
         case HorizontalFlip():
             return FlipParams(flipped=bits.chance(operation.probability))
         case ColorJitter():

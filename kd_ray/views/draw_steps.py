@@ -8,6 +8,7 @@ from kd_ray.config.operations import (
     Equalize,
     GaussianBlur,
     Invert,
+    PhotometricDistortion,
     Posterize,
     RandAugment,
     RandomAffine,
@@ -25,6 +26,7 @@ from kd_ray.views.bits import Bits, log_uniform
 from kd_ray.views.params import Step, StepName, StepsParams
 
 NUM_TRIES = 10
+HUES = 180.0  # in a turn, as OpenCV counts them in 8 bits
 SEED_BITS = 53  # what a float holds exactly
 
 
@@ -63,6 +65,13 @@ def _identity_fields(operation: StepOperation) -> dict[str, Any]:
 
 def _own_fields(operation: StepOperation) -> dict[str, Any]:
     match operation:
+        case PhotometricDistortion():
+            return {
+                "brightness_delta": operation.brightness_delta,
+                "contrast_range": list(operation.contrast_range),
+                "saturation_range": list(operation.saturation_range),
+                "hue_delta": operation.hue_delta,
+            }
         case GaussianBlur():
             return {"sigma": list(operation.sigma), "reference_px": operation.reference_px}
         case Solarize():
@@ -98,6 +107,8 @@ def _draw(operation: StepOperation, bits: Bits) -> tuple[Step, ...]:
             return rand_augment(operation, bits)
         case TrivialAugmentWide():
             return trivial_augment(operation, bits)
+        case PhotometricDistortion():
+            return _distortion(operation, bits)
         case _:
             return _one(operation, bits) if bits.chance(operation.probability) else ()
 
@@ -120,8 +131,23 @@ def _one(operation: StepOperation, bits: Bits) -> tuple[Step, ...]:
             return (_perspective(operation, bits),)
         case RandomErasing():
             return _erase(operation, bits)
-        case RandAugment() | TrivialAugmentWide():
+        case RandAugment() | TrivialAugmentWide() | PhotometricDistortion():
             raise AssertionError("these draw several operations")
+
+
+def _distortion(operation: PhotometricDistortion, bits: Bits) -> tuple[Step, ...]:
+    """mmsegmentation's order: brightness, contrast, saturation, hue, with contrast last in half of all draws."""
+
+    def perhaps(name: StepName, low: float, high: float) -> tuple[Step, ...]:
+        if not bits.chance(operation.probability):
+            return ()
+        return (step(name, bits.uniform_in(low, high)),)
+
+    turns = operation.hue_delta / HUES
+    brightness = perhaps("add", -operation.brightness_delta, operation.brightness_delta)
+    contrast = perhaps("multiply", *operation.contrast_range)
+    colors = (*perhaps("hsv_saturation", *operation.saturation_range), *perhaps("hue", -turns, turns))
+    return (*brightness, *colors, *contrast) if bits.chance(0.5) else (*brightness, *contrast, *colors)
 
 
 def _plain(operation: VerticalFlip | RandomGrayscale | Equalize | Autocontrast | Invert) -> StepName:

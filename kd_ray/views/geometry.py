@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from kd_ray.errors import RecipeError
 from kd_ray.views.params import (
     CenterCropParams,
+    Crop,
     CropParams,
     FlipParams,
     JitterParams,
     MixParams,
     OperationParams,
+    PaddedCropParams,
     ResamplingParams,
+    ResizePadParams,
     StepsParams,
     ViewParams,
 )
@@ -47,6 +50,7 @@ STEPS_PER_PX = 2.0**20
 class ViewGeometry:
     """One view of one image at one size; `box` is its crop, (left, top, right, bottom) in pixels of the image.
 
+    The box may reach beyond the image, where the view has padding.
     `frames` map pixels of the image to pixels of the rendering as it was after each operation that cuts something off:
     what lies outside of any of them is not in the view. The last one cuts what the edges of the view cut.
     """
@@ -85,7 +89,7 @@ def view_geometry(params: ViewParams, image_size_px: tuple[int, int], *, size_px
     What mixes another sample in is left out: the partner has its own params and geometry.
     """
     crop = params[0]
-    assert isinstance(crop, CropParams | CenterCropParams), crop
+    assert isinstance(crop, Crop), crop
     box = box_px(crop, image_size_px=image_size_px, size_px=size_px)
     assert box[0] < box[2], f"nothing is left of the width: {box}"
     assert box[1] < box[3], f"nothing is left of the height: {box}"
@@ -342,7 +346,7 @@ def _unit_matrices(
 ) -> tuple[Projection, ...]:
     """From the unit square before an operation to the one after it, in steps; none where it moves nothing."""
     match operation:
-        case CropParams() | CenterCropParams():
+        case CropParams() | CenterCropParams() | PaddedCropParams() | ResizePadParams():
             left, top, right, bottom = box
             height, width = image_size_px
             x_row = (width / (right - left), 0.0, -left / (right - left))

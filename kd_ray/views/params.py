@@ -5,12 +5,17 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from kd_ray.config.colors import Color
 from kd_ray.config.operations import Interpolation
 from kd_ray.errors import CacheCorrupt
 from kd_ray.storage.base import canonical_json
 
 StepName = Literal[
     "flip_vertical",
+    "add",
+    "multiply",
+    "hsv_saturation",
+    "hue",
     "gray",
     "gaussian_blur",
     "brightness",
@@ -49,6 +54,24 @@ class CenterCropParams:
     """The largest centred box of the wanted aspect ratio, times `crop_fraction`; a box only once a size is given."""
 
     crop_fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedCropParams:
+    """A box as in `CropParams` that may reach beyond the image: what lies there is `fill` (red, green, blue)."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    fill: Color
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizePadParams:
+    """The smallest centred box of the wanted aspect ratio around the image; a box only once a size is given."""
+
+    fill: Color
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +143,8 @@ class MixParams:
     box: BoxParams | None
 
 
-Crop = CropParams | CenterCropParams
-OperationParams = CropParams | CenterCropParams | FlipParams | JitterParams | ResamplingParams | StepsParams | MixParams
+Crop = CropParams | CenterCropParams | PaddedCropParams | ResizePadParams
+OperationParams = Crop | FlipParams | JitterParams | ResamplingParams | StepsParams | MixParams
 ViewParams = tuple[OperationParams, ...]
 """One entry per operation of the policy, in its order; the first is the crop, the last may be a mix."""
 
@@ -170,6 +193,10 @@ def _kind(params: OperationParams) -> str:
             return "crop"
         case CenterCropParams():
             return "center_crop"
+        case PaddedCropParams():
+            return "padded_crop"
+        case ResizePadParams():
+            return "resize_pad"
         case FlipParams():
             return "flip"
         case JitterParams():
@@ -188,6 +215,10 @@ def _operation(*, kind: str, **fields: Any) -> OperationParams:
             return CropParams(**fields)
         case "center_crop":
             return CenterCropParams(**fields)
+        case "padded_crop":
+            return PaddedCropParams(**{**fields, "fill": _color(fields["fill"])})
+        case "resize_pad":
+            return ResizePadParams(**{**fields, "fill": _color(fields["fill"])})
         case "flip":
             return FlipParams(**fields)
         case "jitter":
@@ -201,6 +232,11 @@ def _operation(*, kind: str, **fields: Any) -> OperationParams:
             return MixParams(**{**fields, "partner_params": _from_json(fields["partner_params"]), "box": box})
         case _:
             raise ValueError(f"unknown kind {kind!r}")
+
+
+def _color(levels: list[int]) -> Color:
+    red, green, blue = levels
+    return red, green, blue
 
 
 def _resampling(*, interpolation: Interpolation) -> ResamplingParams:

@@ -10,6 +10,7 @@ from PIL import Image
 from kd_ray.config.views import Interpolation, RendererVersion
 from kd_ray.views.color import Pixels, as_pixels, jitter
 from kd_ray.views.mix import mix_pixels
+from kd_ray.views.padding import resample_padded, snapped, with_border
 from kd_ray.views.params import (
     CenterCropParams,
     Crop,
@@ -18,7 +19,9 @@ from kd_ray.views.params import (
     JitterParams,
     MixParams,
     OperationParams,
+    PaddedCropParams,
     ResamplingParams,
+    ResizePadParams,
     StepsParams,
     ViewParams,
     mix_of,
@@ -45,7 +48,7 @@ def render(
 
     def unmixed(of_HW3: Pixels, its_params: ViewParams) -> Pixels:
         crop, *operations = its_params
-        assert isinstance(crop, CropParams | CenterCropParams), crop
+        assert isinstance(crop, Crop), crop
         kernel = next((each.interpolation for each in operations if isinstance(each, ResamplingParams)), interpolation)
         view_HW3 = _resized(of_HW3, crop, size_px=size_px, interpolation=kernel, renderer_version=renderer_version)
         for operation in operations:
@@ -72,16 +75,48 @@ def _resized(
     assert image_HW3.ndim == 3, image_HW3.shape
     assert image_HW3.shape[2] == 3, image_HW3.shape
     box = box_px(crop, image_size_px=(image_HW3.shape[0], image_HW3.shape[1]), size_px=size_px)
+
+    def resampled(of_HW3: Pixels, its_box: BoxPx, its_size_px: tuple[int, int]) -> Pixels:
+        return _resampled(
+            of_HW3, its_box, size_px=its_size_px, interpolation=interpolation, renderer_version=renderer_version
+        )
+
+    if isinstance(crop, PaddedCropParams | ResizePadParams):
+        return resample_padded(image_HW3, box, size_px=size_px, fill=crop.fill, resampler=resampled)
+    return resampled(image_HW3, box, size_px)
+
+
+def _resampled(
+    image_HW3: Pixels,
+    box: BoxPx,
+    *,
+    size_px: tuple[int, int],
+    interpolation: Interpolation,
+    renderer_version: RendererVersion,
+) -> Pixels:
+    """The box reaches beyond the image by less than a pixel of the view, if at all."""
     if renderer_version == 2 and interpolation != "nearest" and can_resample(box, size_px=size_px):
         return resample(image_HW3, size_px=size_px, box=box, kernel=interpolation)
+    image_HW3, box = with_border(image_HW3, box)
     resized = Image.fromarray(image_HW3).resize(size_px[::-1], _resampling(interpolation), box=box)
     return np.array(resized)
 
 
 def box_px(crop: Crop, *, image_size_px: tuple[int, int], size_px: tuple[int, int]) -> BoxPx:
-    """(left, top, right, bottom) in pixels of the image, not rounded; sizes are (height, width)."""
+    """(left, top, right, bottom) in pixels of the image, not rounded; sizes are (height, width).
+
+    Only a crop with a fill reaches beyond the image.
+    """
     image_height, image_width = image_size_px
     match crop:
+        case PaddedCropParams():
+            left, top = crop.left * image_width, crop.top * image_height
+            right, bottom = left + crop.width * image_width, top + crop.height * image_height
+            return snapped((left, top, right, bottom), image_size_px)
+        case ResizePadParams():
+            width, height = _smallest_box(image_size_px, size_px)
+            left, top = (image_width - width) / 2, (image_height - height) / 2
+            return left, top, left + width, top + height
         case CropParams():
             left, top = crop.left * image_width, crop.top * image_height
             width, height = crop.width * image_width, crop.height * image_height
@@ -100,6 +135,15 @@ def _largest_box(image_size_px: tuple[int, int], size_px: tuple[int, int]) -> tu
     if image_width * height >= image_height * width:
         return image_height * width / height, float(image_height)
     return float(image_width), image_width * height / width
+
+
+def _smallest_box(image_size_px: tuple[int, int], size_px: tuple[int, int]) -> tuple[float, float]:
+    """(width, height) of the smallest box around the image with the aspect ratio of `size_px`."""
+    image_height, image_width = image_size_px
+    height, width = size_px
+    if image_width * height >= image_height * width:
+        return float(image_width), image_width * height / width
+    return image_height * width / height, float(image_height)
 
 
 def _resampling(interpolation: Interpolation) -> Image.Resampling:
@@ -124,5 +168,5 @@ def _apply(view_HW3: Pixels, operation: OperationParams) -> Pixels:
             return view_HW3
         case FlipParams() | JitterParams() | ResamplingParams():
             return view_HW3
-        case CropParams() | CenterCropParams() | MixParams():
+        case CropParams() | CenterCropParams() | PaddedCropParams() | ResizePadParams() | MixParams():
             raise AssertionError("a crop can only come first, and a mix only last")

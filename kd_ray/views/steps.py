@@ -11,8 +11,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_ray.config.operations import IMAGENET_MEAN, Interpolation
-from kd_ray.views.color import Pixels, as_pixels, brightness, contrast, gray, look_up, saturation
+from kd_ray.config.colors import IMAGENET_MEAN
+from kd_ray.config.operations import Interpolation
+from kd_ray.views.color import (
+    Pixels,
+    as_pixels,
+    brightness,
+    contrast,
+    gray,
+    hsv_saturation,
+    hue,
+    look_up,
+    saturation,
+)
 from kd_ray.views.params import Step
 from kd_ray.views.warp import (
     Matrix,
@@ -45,8 +56,10 @@ def apply_step(view_HW3: Pixels, step: Step) -> Pixels:
             return gaussian_blur(view_HW3, values[0] * min(view_HW3.shape[:2]))
         case "brightness" | "contrast" | "saturation" | "sharpness":
             return _away(view_HW3, step)
-        case "solarize" | "solarize_add" | "posterize":
+        case "solarize" | "solarize_add" | "posterize" | "add":
             return look_up(view_HW3, _table(step))
+        case "multiply" | "hsv_saturation" | "hue":
+            return _distorted(view_HW3, step)
         case "equalize":
             return equalize(view_HW3)
         case "autocontrast":
@@ -82,13 +95,15 @@ def source_of(step: Step, *, size_px: tuple[int, int]) -> Projection | None:
 
 
 def _table(step: Step) -> NDArray[np.floating[Any] | np.integer[Any]]:
-    """What becomes of each level; what is above 255 counts as 255."""
+    """What becomes of each level; what is below 0 or above 255 counts as that, and fractions are cut."""
     levels, value = np.arange(LEVELS), step.values[0]
     match step.name:
         case "solarize":
             return np.where(levels >= value, 255 - levels, levels)
         case "solarize_add":
             return np.where(levels < SOLARIZE_ADD_BELOW, levels + value, levels)
+        case "add":
+            return levels + value
         case _:
             return levels & (LEVELS - (1 << (8 - int(value))))
 
@@ -141,6 +156,18 @@ def _away(view_HW3: Pixels, step: Step) -> Pixels:
             return saturation(view_HW3, factor)
         case _:
             return sharpness(view_HW3, factor)
+
+
+def _distorted(view_HW3: Pixels, step: Step) -> Pixels:
+    """Levels or HSV saturation times a factor, or hue turned by a share of a turn."""
+    value = step.values[0]
+    match step.name:
+        case "multiply":
+            return brightness(view_HW3, value)
+        case "hsv_saturation":
+            return hsv_saturation(view_HW3, value) if value != 1.0 else view_HW3
+        case _:
+            return hue(view_HW3, value) if value != 0.0 else view_HW3
 
 
 def gaussian_blur(view_HW3: Pixels, sigma_px: float) -> Pixels:

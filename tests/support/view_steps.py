@@ -19,6 +19,12 @@ def step(name: StepName, *values: float, option: str | None = None) -> Step:
 
 STEPS = (
     step("flip_vertical"),
+    step("add", -20.7),
+    step("add", 31.2),
+    step("multiply", 0.63),
+    step("hsv_saturation", 0.61),
+    step("hsv_saturation", 1.47),
+    step("hue", -0.083),
     step("gray"),
     step("gaussian_blur", 0.02),
     step("gaussian_blur", 0.1),

@@ -11,14 +11,25 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from kd_ray.config.operations import GaussianBlur, RandAugment, RandomErasing, RandomInterpolation
+from kd_ray.config.crops import RandomScaleCrop
+from kd_ray.config.operations import (
+    GaussianBlur,
+    PhotometricDistortion,
+    RandAugment,
+    RandomErasing,
+    RandomInterpolation,
+)
 from kd_ray.config.presets import PRESETS
-from kd_ray.config.views import ColorJitter, Mix, Policy, RandomResizedCrop, Views
+from kd_ray.config.views import ColorJitter, HorizontalFlip, Mix, Policy, RandomResizedCrop, Views
 from kd_ray.views import ViewParams, draw_mixed, mix_of, params_to_json, render
 from kd_ray.views.color import Pixels
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "view_presets.json").read_text())
 MEMBERS = (3, 5, 8, 13)
+MASK_HW = np.zeros((75, 100), dtype=np.uint8)  # at another size than the image
+MASK_HW[60:] = 1
+MASK_HW[:, 80:] = 2
+MASK_HW[:, 40:60] = 255  # unlabelled
 NUM_VIEWS = 3
 
 
@@ -33,7 +44,13 @@ def operation(policy: Policy, kind: type[Any]) -> Any:
 
 def view(policy: Policy, view_index: int, place: int = 1) -> ViewParams:
     return draw_mixed(
-        policy, seed=0, view_index=view_index, place=place, members=MEMBERS, image_size_px=lambda at: (375, 500)
+        policy,
+        seed=0,
+        view_index=view_index,
+        place=place,
+        members=MEMBERS,
+        image_size_px=lambda at: (375, 500),
+        mask=lambda at: MASK_HW,
     )
 
 
@@ -104,6 +121,19 @@ class TestNumbers:
         erasing = operation(policy, RandomErasing)
         assert (erasing.probability, erasing.scale, erasing.value) == (0.25, (0.02, 1 / 3), "noise")
         assert policy.mix == Mix(mixup_alpha=0.8, cutmix_alpha=1.0)
+
+    def test_paper_seg(self) -> None:
+        """mmsegmentation's ADE20K: ratio of 0.5 to 2, cat_max_ratio 0.75, flip, its distortion by its defaults."""
+        policy = preset("paper_seg")
+        crop = operation(policy, RandomScaleCrop)
+        assert (crop.ratio_range, crop.cat_max_ratio, crop.ignore_label) == ((0.5, 2.0), 0.75, 255)
+        assert crop.max_aspect == 2048 / 512
+        assert operation(policy, HorizontalFlip).probability == 0.5
+        distortion = operation(policy, PhotometricDistortion)
+        assert (distortion.brightness_delta, distortion.hue_delta, distortion.probability) == (32, 18, 0.5)
+        assert distortion.contrast_range == distortion.saturation_range == (0.5, 1.5)
+        assert policy.mix is None
+        assert policy.reads_masks
 
 
 class TestInARecipe:

@@ -35,6 +35,10 @@ from tests.support.view_steps import FILL, SIZES_PX, STEPS, digest_of_all, step,
 ROOT = Path(__file__).parents[3]
 NEUTRAL = (
     step("gaussian_blur", 0.0),
+    step("add", 0.0),
+    step("multiply", 1.0),
+    step("hsv_saturation", 1.0),
+    step("hue", 0.0),
     step("brightness", 1.0),
     step("contrast", 1.0),
     step("saturation", 1.0),
