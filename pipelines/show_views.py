@@ -45,6 +45,7 @@ def show_views(recipe: Recipe, request: SheetRequest, *, console: Console) -> Sh
             recipe.corpus,
             num_samples=request.num_samples,
             report=lambda done: progress.update(done, total=request.num_samples),
+            with_masks=recipe.views.policy.reads_masks,
         )
     num_samples = min(request.num_samples, len(group.samples))
     with meter(console, "rendering", unit="views") as progress:

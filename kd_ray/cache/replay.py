@@ -7,17 +7,26 @@ import numpy as np
 
 from kd_ray.config.views import Policy
 from kd_ray.corpus.images.decode import decode
-from kd_ray.corpus.packed import Rows
+from kd_ray.corpus.images.masks import decode_mask
+from kd_ray.corpus.packed import COLUMNS, Column, Rows
+from kd_ray.errors import CorpusError
 from kd_ray.views import View, ViewParams, draw, draw_mixed, mix_of
 from kd_ray.views.color import Pixels
+from kd_ray.views.draw_padding_crops import Mask
 
 MAX_KEPT_BYTES = 256 << 20  # of decoded images
+
+
+def columns_for(policy: Policy) -> tuple[Column, ...]:
+    """What must be read of rows whose views are replayed under `policy`."""
+    return (*COLUMNS, "mask") if policy.reads_masks else COLUMNS
 
 
 class Replay:
     """The views of `rows` under one policy and seed; threads may ask at the same time, in any order.
 
-    Where views are mixed, decoded images are kept for the partners that follow, up to `max_kept_bytes`.
+    The rows have been read with `columns_for` the policy. Where views are mixed, decoded images are kept for the
+    partners that follow, up to `max_kept_bytes`.
     """
 
     def __init__(self, rows: Rows, *, policy: Policy, seed: int, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
@@ -27,18 +36,21 @@ class Replay:
         self._starts = np.concatenate([[0], np.cumsum(rows.rows_per_group)])
         num_kept = 0 if policy.mix is None else _num_images(rows, max_kept_bytes)
         self._image = lru_cache(maxsize=num_kept)(lambda row: decode(rows.images[row]))
+        self._mask = lru_cache(maxsize=num_kept)(self._decoded_mask)
 
     def views(self, row: int, view_indices: Iterable[int]) -> list[View]:
         """Some views of one row, whose image is decoded once.
 
         Raises:
             BadImage: a packed image does not decode.
+            CorpusError: the policy needs a mask that the row does not have.
         """
         image_HW3 = self._image(row)
         if self._policy.mix is None:
+            mask_HW = self._mask(row)
             return [
                 View(
-                    params=self._unmixed(row, index, image_HW3),
+                    params=self._unmixed(row, index, image_HW3, mask_HW),
                     image_HW3=image_HW3,
                     renderer_version=self._policy.renderer_version,
                 )
@@ -50,13 +62,26 @@ class Replay:
         """One view of one row; raises what `views` does."""
         return self.views(row, (view_index,))[0]
 
-    def _unmixed(self, row: int, view_index: int, image_HW3: Pixels) -> ViewParams:
+    def _decoded_mask(self, row: int) -> Mask | None:
+        """None where the policy looks at no mask."""
+        if not self._policy.reads_masks:
+            return None
+        data = self._rows.masks[row]
+        if data is None:
+            raise CorpusError(
+                f"sample {int(self._rows.sample_ids[row]):016x}: has no mask, and cat_max_ratio of policy "
+                f"{self._policy.name} places its crop by one. Give it a mask, or set cat_max_ratio: null."
+            )
+        return decode_mask(data)
+
+    def _unmixed(self, row: int, view_index: int, image_HW3: Pixels, mask_HW: Mask | None) -> ViewParams:
         return draw(
             self._policy,
             seed=self._seed,
             sample_id=int(self._rows.sample_ids[row]),
             view_index=view_index,
             image_size_px=(image_HW3.shape[0], image_HW3.shape[1]),
+            mask_HW=mask_HW,
         )
 
     def _mixed(self, row: int, view_index: int, image_HW3: Pixels) -> View:
@@ -77,6 +102,7 @@ class Replay:
             place=row - start,
             members=members,
             image_size_px=image_size_px,
+            mask=lambda place: self._mask(start + place),
         )
         mix = mix_of(params)
         partner_HW3 = None if mix is None else images[members.index(mix.partner)]

@@ -233,6 +233,30 @@ Corpus = Annotated[
 ]
 
 
+def sources_without_masks(corpus: Corpus) -> list[str]:
+    """The parts of the corpus section whose images have no masks, with their kinds.
+
+    A table of overrides may give them to any.
+    """
+    if corpus.overrides_uri is not None:
+        return []
+    if isinstance(corpus, MixtureCorpus):
+        return [f"corpus.sources.{name} ({each.kind})" for name, each in corpus.sources.items() if not _has_masks(each)]
+    return [] if _has_masks(corpus) else [f"corpus ({corpus.kind})"]
+
+
+def _has_masks(source: SourceSection) -> bool:
+    match source:
+        case SegmentationSection():
+            return True
+        case WebDatasetSection():
+            return source.mask_extension is not None
+        case ParquetSection() | ListingSection():
+            return source.mask_column is not None
+        case _:
+            return False
+
+
 class AllLabels(Section):
     """Every label of the training split may be used."""
 

@@ -5,7 +5,15 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Location, Misfits, Section
-from kd_ray.config.corpus import AllLabels, Cluster, Corpus, Labels, NoLabels, PathSplit
+from kd_ray.config.corpus import (
+    AllLabels,
+    Cluster,
+    Corpus,
+    Labels,
+    NoLabels,
+    PathSplit,
+    sources_without_masks,
+)
 from kd_ray.config.models import Name, Resources, Student, Teacher
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
 from kd_ray.config.views import EVALUATION_POLICY, Policy, Views
@@ -52,7 +60,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
-        problems = [*self._teacher_problems(), *self._loss_problems(), *self._data_problems()]
+        problems = [
+            *self._teacher_problems(),
+            *self._loss_problems(),
+            *self._data_problems(),
+            *self._mask_problems(),
+        ]
         if problems:
             raise Misfits(problems)
         return self
@@ -102,6 +115,18 @@ class Recipe(Section):
                 stored = ", ".join(teachers[name].outputs.names())
                 found.append((where, f"needs {output}, which teacher {name!r} does not store; it stores {stored}"))
         return found
+
+    def _mask_problems(self) -> list[tuple[str, str]]:
+        without = sources_without_masks(self.corpus)
+        if not without:
+            return []
+        reason = (
+            f"cat_max_ratio places crops by masks, and {' and '.join(without)} has none. Set cat_max_ratio: null, "
+            "name where the masks are (mask_column, mask_extension, or kind: segmentation), or give "
+            "corpus.overrides_uri"
+        )
+        policies = {"views.policy": self.views.policy, "evaluate.policy": self.evaluate.policy}
+        return [(path, reason) for path, policy in policies.items() if policy.reads_masks]
 
     def _data_problems(self) -> list[tuple[str, str]]:
         found = []

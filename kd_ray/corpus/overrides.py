@@ -15,7 +15,7 @@ from kd_ray.corpus.override_values import COLUMNS, KEY, LABEL, as_in_shards, che
 from kd_ray.corpus.sources.files import beside
 from kd_ray.corpus.sources.parquet_table import DAMAGE
 from kd_ray.errors import CorpusError
-from kd_ray.storage import redacted
+from kd_ray.storage import digest_of_json, redacted
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class Overrides:
         places, found = self._places(sample_ids)
         new = [self.columns[column][place] if hit else None for place, hit in zip(places, found, strict=True)]
         return [old if value is None else value for value, old in zip(new, packed, strict=True)]
+
+    def masks_digest(self) -> str | None:
+        """A digest of the masks and their samples; None where there are none."""
+        pairs = zip(self.sample_ids.tolist(), self.columns.get("mask", ()), strict=False)
+        given = [[sample_id, hashlib.sha256(mask).hexdigest()] for sample_id, mask in pairs if mask is not None]
+        return digest_of_json(given) if given else None
 
     def _places(self, sample_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Where in the table each sample would be, and whether it is there."""

@@ -121,6 +121,17 @@ class PackedCorpus:
         overrides = None if self.overrides is None else self.overrides.digest
         return digest_of_json([self.corpus_id, list(self.classes), said, overrides])
 
+    def masks_id(self, split: SplitName) -> str:
+        """What the masks of `split` are, for views that depend on them; samples that are added later do not change it.
+
+        From the annotations of the shards that were packed together with the first one, which `corpus_id` does not
+        cover, and the masks of the overrides.
+        """
+        commits = [commit for commit in self.commits if commit.split == split]
+        first = [[each.shard, each.annotations] for each in commits if each.listing_digest == commits[0].listing_digest]
+        overrides = None if self.overrides is None else self.overrides.masks_digest()
+        return digest_of_json([first, overrides])
+
     @property
     def address(self) -> "CorpusAddress":
         """Where another process opens it."""
@@ -174,6 +185,12 @@ class PackedCorpus:
             captions=values("caption"),
         )
         return rows if self.overrides is None else _overridden(rows, self.overrides)
+
+    def ids_without_mask(self, shard_name: str, group_start: int, group_stop: int) -> NDArray[np.uint64]:
+        """The samples of some row groups that have no mask, nor one of the overrides; raises what `read_rows` does."""
+        wanted: tuple[Column, ...] = ("mask",)
+        rows = self.read_rows(shard_name, group_start, group_stop, columns=wanted)
+        return rows.sample_ids[[mask is None for mask in rows.masks]]
 
     def members(self, split: SplitName) -> Members:
         """Ids, labels and content hashes of all samples of `split`, without reading an image.

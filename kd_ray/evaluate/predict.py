@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kd_ray.cache.replay import Replay
+from kd_ray.cache.replay import Replay, columns_for
 from kd_ray.config.models import Input
 from kd_ray.config.views import EVALUATION_VIEW_SEED, Policy
-from kd_ray.corpus.packed import PackedCorpus, Rows
+from kd_ray.corpus.packed import Column, PackedCorpus, Rows
 from kd_ray.corpus.source import SplitName
 from kd_ray.models.pixels import to_input
 
@@ -44,7 +44,7 @@ def predict(
     """Predictions for the row groups of `split` that belong to `part` of `num_parts`."""
     ids, labels, logits = [], [], []
     with torch.inference_mode():
-        for rows in _row_groups(corpus, split, part=part, num_parts=num_parts):
+        for rows in _row_groups(corpus, split, part=part, num_parts=num_parts, columns=columns_for(policy)):
             replay = Replay(rows, policy=policy, seed=EVALUATION_VIEW_SEED)
             for start in range(0, len(rows.images), batch_size):
                 views = [replay.view(row, 0) for row in range(start, min(start + batch_size, len(rows.images)))]
@@ -78,7 +78,9 @@ class _Evaluating:
         self._module.train(self._was_training)
 
 
-def _row_groups(corpus: PackedCorpus, split: SplitName, *, part: int, num_parts: int) -> Iterator[Rows]:
+def _row_groups(
+    corpus: PackedCorpus, split: SplitName, *, part: int, num_parts: int, columns: tuple[Column, ...]
+) -> Iterator[Rows]:
     places = [(shard.name, group) for shard in corpus.shards(split) for group in range(len(shard.rows_per_group))]
     for shard, group in places[part::num_parts]:
-        yield corpus.read_rows(shard, group, group + 1)
+        yield corpus.read_rows(shard, group, group + 1, columns=columns)

@@ -9,7 +9,7 @@ from kd_ray.cache.target_set import open_output
 from kd_ray.cache.view_store import open_view_store
 from kd_ray.config.models import Teacher
 from kd_ray.config.views import Policy
-from kd_ray.corpus.packed import open_corpus
+from kd_ray.corpus.packed import CorpusAddress
 from kd_ray.errors import FingerprintMismatch
 from kd_ray.extraction.unit import UnitExtractor
 from kd_ray.teachers.frozen import FrozenTeacher
@@ -24,7 +24,7 @@ class ExtractJob:
     num_classes: int | None
     weights_uri: str | None
     weights_fingerprint: str
-    corpus_uri: str
+    corpus: CorpusAddress
     cache_uri: str
     policy: Policy
     view_seed: int
@@ -63,7 +63,7 @@ def build_extractor(job: ExtractJob, *, device: str, batch_size: int, num_thread
         size=job.teacher.input,
         policy=job.policy,
         view_seed=job.view_seed,
-        corpus=open_corpus(job.corpus_uri),
+        corpus=job.corpus.open(),
         view_store=open_view_store(job.cache_uri, job.view_set, grid=job.grid),
         outputs={
             name: open_output(job.cache_uri, job.target_set, spec, create=True) for name, spec in job.outputs.items()

@@ -13,10 +13,11 @@ from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.models import Teacher
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.views import Policy
-from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.corpus.source import SplitName
 from kd_ray.errors import ExtractionError, RecipeError
 from kd_ray.extraction.job import ExtractJob
+from kd_ray.extraction.masks import refuse_without_masks
 from kd_ray.teachers.identity import teacher_identity
 from kd_ray.views import view_set_identity
 
@@ -101,8 +102,13 @@ def plan_view_set(
     cache: CacheSettings,
     widest_bytes_per_view: int,
 ) -> ViewSetPlan:
-    """The units of a view set; where it exists already, its own grid and blocks are kept."""
-    identity = view_set_identity(policy, seed=seed, corpus_id=corpus.corpus_id, split=split)
+    """The units of a view set; where it exists already, its own grid and blocks are kept.
+
+    Raises:
+        CorpusError: the policy needs masks, and a sample has none whose views are still to be drawn.
+    """
+    masks_id = corpus.masks_id(split) if policy.reads_masks else None
+    identity = view_set_identity(policy, seed=seed, corpus_id=corpus.corpus_id, split=split, masks_id=masks_id)
     spec = Spec(name=f"{policy.name}-{split}", identity=identity)
     grid = choose_grid(
         widest_bytes_per_view=widest_bytes_per_view,
@@ -118,6 +124,8 @@ def plan_view_set(
     groups = {shard.name: shard.rows_per_group for shard in corpus.shards(split)}
     spans = spans_of({name: len(rows) for name, rows in groups.items()}, unit_row_groups=grid.unit_row_groups)
     existing = store.units() if store is not None else []
+    units = tuple(wanted_units(spans, num_views=num_views, grid=grid, existing=existing))
+    refuse_without_masks(corpus, {unit.span for unit in missing_units(units, existing)}, policy=policy)
     return ViewSetPlan(
         split=split,
         policy=policy,
@@ -126,7 +134,7 @@ def plan_view_set(
         spec=spec,
         grid=grid,
         rows_of={span: sum(groups[span.shard][span.group_start : span.group_stop]) for span in spans},
-        units=tuple(wanted_units(spans, num_views=num_views, grid=grid, existing=existing)),
+        units=units,
     )
 
 
@@ -191,7 +199,8 @@ def plan_targets(
             num_classes=teacher.num_classes,
             weights_uri=teacher.weights_uri,
             weights_fingerprint=teacher.weights_fingerprint,
-            corpus_uri=corpus.uri,
+            # overrides decide a view by nothing but masks
+            corpus=corpus.address if view_set.policy.reads_masks else CorpusAddress(uri=corpus.uri),
             cache_uri=cache_uri,
             policy=view_set.policy,
             view_seed=view_set.seed,

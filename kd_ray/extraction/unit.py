@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_ray.cache.replay import Replay
+from kd_ray.cache.replay import Replay, columns_for
 from kd_ray.cache.target_set import Output
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import ViewStore
@@ -76,7 +76,9 @@ class UnitExtractor:
         start_s = time.perf_counter()
         missing = {name: output for name, output in self._outputs.items() if not output.collection.is_committed(unit)}
         needs_views = not self._view_store.collection.is_committed(unit)
-        rows = self._corpus.read_rows(unit.span.shard, unit.span.group_start, unit.span.group_stop)
+        span = unit.span
+        columns = columns_for(self._policy)
+        rows = self._corpus.read_rows(span.shard, span.group_start, span.group_stop, columns=columns)
         forwards, wait_s = 0, 0.0
         if missing or needs_views:
             view_rows, values, forwards, wait_s = self._compute(unit, rows, infer=bool(missing))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.cache.order import Order, lanes_of
-from kd_ray.cache.replay import Replay
+from kd_ray.cache.replay import Replay, columns_for
 from kd_ray.cache.stream import Window
 from kd_ray.cache.units import Span
 from kd_ray.config.models import Input
@@ -171,7 +171,9 @@ class BatchStream:
         num_views = self._settings.num_views
         view_index = occurrence if num_views is None else occurrence % num_views
         if index not in opened.rows:
-            opened.rows[index] = self._corpus.read_rows(span.shard, span.group_start, span.group_stop)
+            opened.rows[index] = self._corpus.read_rows(
+                span.shard, span.group_start, span.group_stop, columns=columns_for(self._settings.policy)
+            )
         if (index, view_index) not in opened.loaded:
             opened.loaded[index, view_index] = self._load(span, opened.rows[index], view_index)
         return span, opened.loaded[index, view_index], int(window.rows[place])

@@ -10,9 +10,15 @@ from kd_ray.config.views import Policy
 from kd_ray.views.draw import DRAW_DOMAIN, policy_identity
 
 
-def view_set_identity(policy: Policy, *, seed: int, corpus_id: str, split: str) -> dict[str, Any]:
-    """The identity of the views that `policy` and `seed` give on `split` of a corpus; their number may grow later."""
-    return {
+def view_set_identity(
+    policy: Policy, *, seed: int, corpus_id: str, split: str, masks_id: str | None = None
+) -> dict[str, Any]:
+    """The identity of the views that `policy` and `seed` give on `split` of a corpus; their number may grow later.
+
+    `masks_id` says which masks they are drawn by; None where the policy looks at none.
+    """
+    assert (masks_id is not None) == policy.reads_masks, "masks decide views exactly where the policy reads them"
+    identity = {
         "corpus_id": corpus_id,
         "split": split,
         "policy": policy_identity(policy),
@@ -21,6 +27,7 @@ def view_set_identity(policy: Policy, *, seed: int, corpus_id: str, split: str) 
         "draw": DRAW_DOMAIN,
         "renderer": policy.renderer_version,
     }
+    return identity if masks_id is None else {**identity, "masks": masks_id}
 
 
 def renderer_versions() -> dict[str, str]:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from kd_ray.cache.plan import spans_of
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import EVALUATION_VIEW_SEED
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.extraction.masks import refuse_without_masks
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan, ViewSetPlan, bytes_per_view, plan_targets, plan_view_set
 from kd_ray.telemetry.units import human_bytes
 from pipelines.context import Run
@@ -106,6 +108,9 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
         cache=recipe.cache,
         widest_bytes_per_view=widest,
     )
+    # training looks at views of the val split, which no plan is made of
+    val = spans_of({shard.name: len(shard.rows_per_group) for shard in corpus.shards("val")}, unit_row_groups=1)
+    refuse_without_masks(corpus, val, policy=recipe.evaluate.policy)
     return CachePlan(
         training_views=training_views,
         training={

@@ -106,7 +106,7 @@ def _write_page(
 def _sheet(recipe: Recipe, corpus: PackedCorpus) -> bytes:
     sheet = sheet_of(
         recipe,
-        packed_group(corpus),
+        packed_group(corpus, with_masks=recipe.views.policy.reads_masks),
         num_samples=SHEET_SAMPLES,
         num_views=usual_num_views(recipe),
         report=lambda _done: None,

@@ -290,7 +290,7 @@ class CountingCorpus:
         self._corpus = corpus
         self.num_taken = 0
 
-    def read_rows(self, *where: object) -> Rows:
+    def read_rows(self, *where: object, **options: object) -> Rows:
         outer = self
 
         class Images(list[bytes]):
@@ -298,7 +298,7 @@ class CountingCorpus:
                 outer.num_taken += 1
                 return super().__getitem__(row)
 
-        rows = self._corpus.read_rows(*where)  # type: ignore[arg-type]
+        rows = self._corpus.read_rows(*where, **options)  # type: ignore[arg-type]
         return replace(rows, images=Images(rows.images))
 
 

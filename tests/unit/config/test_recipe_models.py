@@ -183,3 +183,58 @@ def test_a_recipe_cannot_be_changed_once_loaded(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path))
     with pytest.raises(ValueError, match="frozen"):
         recipe.train.epochs = 5  # type: ignore[misc]
+
+
+MASKED = VALID.replace(
+    "  policy:\n    name: plain\n    operations:\n"
+    "      - {kind: random_resized_crop}\n      - {kind: horizontal_flip}\n",
+    "  policy: paper_seg\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "where"),
+    [
+        ("{kind: folder, uri: images, packed_uri: packed}", "corpus (folder)"),
+        ("{kind: digits, uri: images, packed_uri: packed}", "corpus (digits)"),
+        ("{kind: parquet, uri: images, packed_uri: packed}", "corpus (parquet)"),
+        ("{kind: listing, uri: images.csv, packed_uri: packed}", "corpus (listing)"),
+        ("{kind: webdataset, uri: images, packed_uri: packed}", "corpus (webdataset)"),
+        (
+            "{kind: mixture, packed_uri: packed, sources: {a: {kind: folder, uri: images}, "
+            "b: {kind: segmentation, uri: pairs}}}",
+            "corpus.sources.a (folder)",
+        ),
+    ],
+)
+def test_a_crop_by_masks_is_refused_where_no_mask_can_be(tmp_path: Path, corpus: str, where: str) -> None:
+    text = MASKED.replace('{kind: folder, uri: images, packed_uri: "${out}/corpus"}', corpus)
+    mistake = _only(tmp_path, text)
+    assert "views.policy: does not fit together; cat_max_ratio places crops by masks" in mistake
+    assert f"and {where} has none. Set cat_max_ratio: null" in mistake
+
+
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        "{kind: segmentation, uri: pairs, packed_uri: packed}",
+        "{kind: parquet, uri: images, packed_uri: packed, mask_column: seg}",
+        "{kind: webdataset, uri: images, packed_uri: packed, mask_extension: seg.png}",
+        "{kind: folder, uri: images, packed_uri: packed, overrides_uri: masks.parquet}",
+    ],
+)
+def test_a_crop_by_masks_is_fine_where_masks_may_be(tmp_path: Path, corpus: str) -> None:
+    text = MASKED.replace('{kind: folder, uri: images, packed_uri: "${out}/corpus"}', corpus)
+    assert load_recipe(write(tmp_path, text)).views.policy.reads_masks
+
+
+def test_an_evaluation_by_masks_is_refused_beside_the_views(tmp_path: Path) -> None:
+    found = _mistakes(tmp_path, MASKED, "evaluate.policy=paper_seg")
+    assert len(found) == 2
+    assert all("cat_max_ratio" in each for each in found)
+
+
+def test_without_cat_max_ratio_any_corpus_will_do(tmp_path: Path) -> None:
+    crop = "[{kind: random_scale_crop, cat_max_ratio: null}]"
+    text = MASKED.replace("policy: paper_seg", f"policy: {{name: scaled, operations: {crop}}}")
+    assert not load_recipe(write(tmp_path, text)).views.policy.reads_masks

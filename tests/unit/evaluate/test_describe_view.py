@@ -15,13 +15,16 @@ from kd_ray.views import (
     FlipParams,
     JitterParams,
     MixParams,
+    PaddedCropParams,
     ResamplingParams,
+    ResizePadParams,
     Step,
     StepsParams,
     draw_mixed,
 )
 
 CROP = CropParams(left=0.125, top=0.3, width=0.546, height=0.41)
+PADDED = PaddedCropParams(left=-0.25, top=0.0, width=1.5, height=1.0, fill=(0, 0, 0))
 PLAIN = JitterParams(applied=True, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, order=(3, 0, 2, 1))
 
 
@@ -31,6 +34,8 @@ PLAIN = JitterParams(applied=True, brightness=1.0, contrast=1.0, saturation=1.0,
         ((CROP,), "crop 0.12,0.30 0.55×0.41"),
         ((CenterCropParams(crop_fraction=1.0),), "centre crop"),
         ((CenterCropParams(crop_fraction=0.875),), "centre crop 0.88"),
+        ((PADDED,), "crop -0.25,0.00 1.50×1.00"),
+        ((ResizePadParams(fill=(0, 0, 0)),), "whole image, padded"),
         ((CROP, FlipParams(flipped=True)), "crop 0.12,0.30 0.55×0.41 · flipped"),
         ((CROP, FlipParams(flipped=False)), "crop 0.12,0.30 0.55×0.41"),
         ((CenterCropParams(crop_fraction=1.0), PLAIN), "centre crop"),

@@ -38,3 +38,10 @@ def test_library_versions_are_recorded_and_not_hashed(strong_policy: Policy) -> 
     assert renderer_versions().keys() == {"numpy", "opencv", "pillow"}
     identity = view_set_identity(strong_policy, seed=0, corpus_id="c0ffee", split="train")
     assert not renderer_versions().keys() & identity.keys()
+
+
+def test_masks_decide_where_the_policy_reads_them() -> None:
+    policy = Policy.model_validate("paper_seg")
+    assert fingerprint(policy, masks_id="one") != fingerprint(policy, masks_id="other")
+    with pytest.raises(AssertionError, match="masks decide views"):
+        fingerprint(policy)
