@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kd_ray.config.layers import merged
 from kd_ray.config.load import recipe_from_values
 from kd_ray.errors import RecipeError
 from kd_ray.run import make_console, run_recipe
@@ -38,8 +39,7 @@ def distill(
         KdRayError: as `kd_ray.run`.
     """
     values = _values(data, teacher, student, out=str(out), size_px=size_px, views=views, epochs=epochs)
-    merged = _merged(values, overrides or {})
-    recipe = recipe_from_values(merged, origins={}, default_origin=ORIGIN)
+    recipe = recipe_from_values(merged(values, overrides or {}), origins={}, default_origin=ORIGIN)
     report = run_recipe(recipe, console=make_console())
     assert report is not None, "all stages were asked for, so there is a report"
     return dict(report.metrics)
@@ -117,11 +117,3 @@ def _student(student: Model, size: Sequence[int]) -> dict[str, Any]:
 
 def _losses(learns_logits: bool) -> list[dict[str, Any]]:
     return [{"kind": "kd"}] if learns_logits else [{"kind": "feature", "output": "summary", "head": {"kind": "mlp"}}]
-
-
-def _merged(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in layer.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged

@@ -9,6 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from kd_ray.config.interpolation import UNKNOWN, fill_in
+from kd_ray.config.layers import POLICY, merged
+from kd_ray.config.presets import names_preset, with_preset
 from kd_ray.config.problems import Problem, describe, problems_of
 from kd_ray.config.recipe import Recipe
 from kd_ray.errors import RecipeError
@@ -23,16 +25,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: everything that is wrong with it: file and line, dotted path, what was got, what is allowed.
     """
     layers, origins, problems = _read_with_bases(path, seen=())
-    merged: Any = {}
+    values: Any = {}
     for layer in layers:
-        merged = _merge(merged, layer)
+        values = merged(values, layer)
     for override in overrides:
-        keys, value, problem = _parse_override(override, merged)
+        keys, value, problem = _parse_override(override, values)
         if problem is not None:
             problems.append(problem)
             continue
         layer = _nested(keys, value)
-        merged = _merge(merged, layer)
+        values = merged(values, layer)
         dotted = ".".join(keys)
         if not isinstance(value, dict):  # replaced whole, and all that was written inside it
             origins = {key: origin for key, origin in origins.items() if not key.startswith(f"{dotted}.")}
@@ -40,8 +42,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             # a section of which one value was overridden stays where it was written
             if key not in origins or key == dotted or key.startswith(f"{dotted}."):
                 origins[key] = COMMAND_LINE
-    values, unresolved = fill_in(merged, origins=origins, default_origin=str(path))
-    return recipe_from_values(values, origins=origins, default_origin=str(path), problems=[*problems, *unresolved])
+    filled, unresolved = fill_in(values, origins=origins, default_origin=str(path))
+    return recipe_from_values(filled, origins=origins, default_origin=str(path), problems=[*problems, *unresolved])
 
 
 def recipe_from_values(
@@ -115,7 +117,7 @@ def _bases(path: Path, extends: Any) -> list[str]:
             raise RecipeError(f"{path}: extends: got {extends!r}; give the path of a recipe or a list of them.")
 
 
-def _parse_override(override: str, merged: Any) -> tuple[list[str], Any, Problem | None]:
+def _parse_override(override: str, values: Any) -> tuple[list[str], Any, Problem | None]:
     """The keys and the value of `a.b=value`; a `Problem` where it is not that, or points past the end of a list."""
     key, separator, text = override.partition("=")
     keys = key.strip().split(".")
@@ -123,10 +125,10 @@ def _parse_override(override: str, merged: Any) -> tuple[list[str], Any, Problem
         got = "got no key" if separator else "got no value"
         return [], None, Problem(COMMAND_LINE, override, got, "write key=value, e.g. train.epochs=10")
     for part in keys:
-        if isinstance(merged, list) and part.isdigit() and int(part) > len(merged):
-            allowed = f"the list has {len(merged)} entries, counted from 0; the next one to add is {len(merged)}"
+        if isinstance(values, list | tuple) and part.isdigit() and int(part) > len(values):
+            allowed = f"the list has {len(values)} entries, counted from 0; the next one to add is {len(values)}"
             return [], None, Problem(COMMAND_LINE, key, f"got index {part}", allowed)
-        merged = _inside(merged, part)
+        values = _inside(values, part)
     try:
         value = yaml.safe_load(text) if text else ""
         # to YAML " #" begins a comment; on a command line it is part of a path
@@ -136,37 +138,16 @@ def _parse_override(override: str, merged: Any) -> tuple[list[str], Any, Problem
 
 
 def _inside(value: Any, key: str) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return value[int(key)] if key.isdigit() and int(key) < len(value) else None
-    return value.get(key) if isinstance(value, dict) else None
+    inner = value.get(key) if isinstance(value, dict) else None
+    return with_preset(inner) if key == POLICY and names_preset(inner) else inner
 
 
 def _nested(keys: Sequence[str], value: Any) -> Any:
     for key in reversed(keys):
         value = {key: value}
     return value
-
-
-def _merge(base: Any, layer: Any) -> Any:
-    """`layer` over `base`: mappings key by key, lists by index where the layer says so (`losses.0.weight=2`)."""
-    if isinstance(base, list) and isinstance(layer, dict) and all(str(key).isdigit() for key in layer):
-        return _merge_into_list(base, layer)
-    if not (isinstance(base, dict) and isinstance(layer, dict)):
-        return layer
-    merged = dict(base)
-    for key, value in layer.items():
-        merged[key] = _merge(base[key], value) if key in base else value
-    return merged
-
-
-def _merge_into_list(base: list[Any], layer: dict[Any, Any]) -> list[Any]:
-    merged = list(base)
-    for key, value in sorted(layer.items(), key=lambda item: int(item[0])):
-        if int(key) < len(merged):
-            merged[int(key)] = _merge(merged[int(key)], value)
-        else:
-            merged.append(value)
-    return merged
 
 
 def _dotted_paths(value: Any, prefix: str = "") -> list[str]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kd_ray.config.base import Misfits
+from kd_ray.config.layers import merged
 
 _FLIP = {"kind": "horizontal_flip"}
 _INCEPTION = {"kind": "random_resized_crop"}  # area of 0.08 to 1, ratio of 3/4 to 4/3
@@ -102,6 +103,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def with_preset(values: Any) -> Any:
     """The fields of a policy where `values` is the name of a preset, or holds one as `preset` beside other fields.
 
+    Those are laid over the preset's as a recipe is over its base: `mix: {cutmix_alpha: 1.0}` leaves `mixup_alpha`, and
+    `operations: {0: {scale: [0.2, 1.0]}}` all operations but the first.
+
     Raises:
         Misfits: there is no such preset.
     """
@@ -109,8 +113,14 @@ def with_preset(values: Any) -> Any:
         return _fields(values)
     if isinstance(values, dict) and "preset" in values:
         others = {key: value for key, value in values.items() if key != "preset"}
-        return {**_fields(values["preset"]), **others}
+        return merged(_fields(values["preset"]), others)
     return values
+
+
+def names_preset(values: Any) -> bool:
+    """Whether `with_preset` would find a preset."""
+    name = values.get("preset") if isinstance(values, dict) else values
+    return isinstance(name, str) and name in PRESETS
 
 
 def _fields(name: Any) -> dict[str, Any]:
