@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Misfits, Section
 from kd_ray.config.colors import BLACK, IMAGENET_MEAN, Color
 from kd_ray.config.crops import PaddingCrop
 
@@ -16,6 +16,8 @@ Strength = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = tuple[float, float]
 NUM_BINS = 31  # torchvision's num_magnitude_bins
 MAX_TIMM_MAGNITUDE = 10
+MIN_AREA = 1e-6  # of a crop: far below a pixel of any photograph, and far above where a box has no area by rounding
+MIN_RATIO, MAX_RATIO = 0.01, 100.0
 
 
 class RandomResizedCrop(Section):
@@ -27,10 +29,10 @@ class RandomResizedCrop(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> "RandomResizedCrop":
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must satisfy 0 < low <= high <= 1, got {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio must satisfy 0 < low <= high, got {self.ratio}")
+        _refuse(
+            _out_of_range("scale", self.scale, low=MIN_AREA, high=1.0),
+            _out_of_range("ratio", self.ratio, low=MIN_RATIO, high=MAX_RATIO),
+        )
         return self
 
 
@@ -38,7 +40,7 @@ class CenterCrop(Section):
     """The evaluation view: shorter side to size / `crop_fraction`, then the centre (timm's crop_pct)."""
 
     kind: Literal["center_crop"]
-    crop_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    crop_fraction: Annotated[float, Field(ge=0.001, le=1.0)] = 1.0
 
 
 class HorizontalFlip(Section):
@@ -105,7 +107,7 @@ class GaussianBlur(Section):
 
     @model_validator(mode="after")
     def _is_ordered(self) -> "GaussianBlur":
-        _check_range("sigma", self.sigma, low=0.0, high=self.reference_px / 4)
+        _refuse(_out_of_range("sigma", self.sigma, low=0.0, high=self.reference_px / 4, why=" (reference_px / 4)"))
         return self
 
 
@@ -171,10 +173,12 @@ class RandomAffine(Section):
 
     @model_validator(mode="after")
     def _is_ordered(self) -> "RandomAffine":
-        _check_range("degrees", self.degrees, low=-360.0, high=360.0)
-        _check_range("scale", self.scale, low=0.05, high=20.0)
-        _check_range("shear of x", self.shear[:2], low=-80.0, high=80.0)
-        _check_range("shear of y", self.shear[2:], low=-80.0, high=80.0)
+        _refuse(
+            _out_of_range("degrees", self.degrees, low=-360.0, high=360.0),
+            _out_of_range("scale", self.scale, low=0.05, high=20.0),
+            _out_of_range("shear", self.shear[:2], low=-80.0, high=80.0, why=" for x"),
+            _out_of_range("shear", self.shear[2:], low=-80.0, high=80.0, why=" for y"),
+        )
         return self
 
 
@@ -198,7 +202,7 @@ class RandAugment(Section):
 
     kind: Literal["rand_augment"]
     source: Literal["timm", "torchvision"] = "timm"
-    num_ops: Annotated[int, Field(ge=0)] = 2
+    num_ops: Annotated[int, Field(ge=0, le=100)] = 2
     magnitude: Annotated[float, Field(ge=0.0)] = 9.0
     magnitude_std: Annotated[float, Field(ge=0.0)] = 0.0
     increasing: bool = False
@@ -218,13 +222,18 @@ class RandAugment(Section):
     @model_validator(mode="after")
     def _is_known_to_its_source(self) -> "RandAugment":
         if self.source == "timm":
-            if self.magnitude > MAX_TIMM_MAGNITUDE:
-                raise ValueError(f"timm's magnitude goes from 0 to {MAX_TIMM_MAGNITUDE}, got {self.magnitude}")
+            too_large = f"timm's magnitude goes from 0 to {MAX_TIMM_MAGNITUDE}, got {self.magnitude}"
+            _refuse([("magnitude", too_large)] if self.magnitude > MAX_TIMM_MAGNITUDE else [])
             return self
-        if self.magnitude >= NUM_BINS or self.magnitude % 1:
-            raise ValueError(f"torchvision's magnitude is a whole number of 0 to {NUM_BINS - 1}, got {self.magnitude}")
-        if self.magnitude_std or self.increasing:
-            raise ValueError("magnitude_std and increasing are timm's; leave them out, or take source: timm")
+        no_bin = f"torchvision's magnitude is a whole number of 0 to {NUM_BINS - 1}, got {self.magnitude}"
+        _refuse(
+            [("magnitude", no_bin)] if self.magnitude >= NUM_BINS or self.magnitude % 1 else [],
+            [
+                (name, "is timm's; leave it out, or take source: timm")
+                for name in ("magnitude_std", "increasing")
+                if getattr(self, name)
+            ],
+        )
         return self
 
 
@@ -255,8 +264,18 @@ class RandomErasing(Section):
 
     @model_validator(mode="after")
     def _is_ordered(self) -> "RandomErasing":
-        _check_range("scale", self.scale, low=0.0, high=1.0)
-        _check_range("ratio", self.ratio, low=0.01, high=100.0)
+        _refuse(
+            _out_of_range("scale", self.scale, low=0.0, high=1.0),
+            _out_of_range("ratio", self.ratio, low=MIN_RATIO, high=MAX_RATIO),
+        )
+        if not self.scale[1]:
+            raise Misfits([("scale", "nothing would be erased; raise it, or remove the operation")])
+        squarest = min(max(1.0, self.ratio[0]), self.ratio[1])
+        if self.scale[0] * max(squarest, 1.0 / squarest) >= 1.0:
+            reason = (
+                f"no box of at least {self.scale[0]:g} of the area and a ratio in {self.ratio} is smaller than a view"
+            )
+            raise Misfits([("scale", f"{reason}; lower scale, or let ratio reach 1")])
         return self
 
 
@@ -290,6 +309,17 @@ Operation = Annotated[
 ]
 
 
-def _check_range(name: str, values: tuple[float, ...], *, low: float, high: float) -> None:
-    if not low <= values[0] <= values[1] <= high:
-        raise ValueError(f"{name} must satisfy {low:g} <= low <= high <= {high:g}, got {values}")
+def _out_of_range(
+    name: str, values: tuple[float, ...], *, low: float, high: float, why: str = ""
+) -> list[tuple[str, str]]:
+    """What to say of the field `name` where its `values` (low, high) are not ordered in [`low`, `high`]."""
+    if low <= values[0] <= values[1] <= high:
+        return []
+    return [(name, f"{name} must satisfy {low:g} <= low <= high <= {high:g}{why}, got {values}")]
+
+
+def _refuse(*found: list[tuple[str, str]]) -> None:
+    """Raises Misfits with all that was found."""
+    problems = [problem for each in found for problem in each]
+    if problems:
+        raise Misfits(problems)

@@ -83,11 +83,12 @@ class Recipe(Section):
             return [("teacher", "give either teacher (one) or teachers (several, by name)")]
         return [
             (f"{path}.finetune", "finetune needs labels, but labels.kind is none")
-            for path, teacher in self._teachers_by_path().items()
+            for path, teacher in self.teachers_by_path().items()
             if teacher.finetune is not None and isinstance(self.labels, NoLabels)
         ]
 
-    def _teachers_by_path(self) -> dict[str, Teacher]:
+    def teachers_by_path(self) -> dict[str, Teacher]:
+        """Teachers by the dotted path of their section."""
         if self.teacher is not None:
             return {"teacher": self.teacher}
         return {f"teachers.{name}": teacher for name, teacher in self.teachers.items()}

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Misfits, Section
 from kd_ray.config.crops import RandomCrop, RandomScaleCrop, ResizePad
 from kd_ray.config.operations import (
     CenterCrop,
@@ -34,11 +34,12 @@ __all__ = [
     "Views",
 ]
 
-SizePx = Annotated[
-    tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], Field(description="(height, width)")
-]
+MAX_SIDE_PX = 2**14  # warps count pixels in 16 bits
+SidePx = Annotated[int, Field(gt=0, lt=MAX_SIDE_PX)]
+SizePx = Annotated[tuple[SidePx, SidePx], Field(description="(height, width)")]
 RendererVersion = Literal[1, 2]
 CROPS = (RandomResizedCrop, CenterCrop, RandomCrop, ResizePad, RandomScaleCrop)
+MIN_ALPHA = 0.001
 
 
 class Mix(Section):
@@ -56,6 +57,10 @@ class Mix(Section):
     def _mixes_somehow(self) -> "Mix":
         if not (self.mixup_alpha or self.cutmix_alpha):
             raise ValueError("give mixup_alpha or cutmix_alpha, or remove mix")
+        too_small = [name for name in ("mixup_alpha", "cutmix_alpha") if 0 < getattr(self, name) < MIN_ALPHA]
+        if too_small:
+            reason = f"must be 0, or {MIN_ALPHA:g} to 1: below, hardly a draw mixes anything"
+            raise Misfits([(name, reason) for name in too_small])
         return self
 
 
@@ -82,13 +87,16 @@ class Policy(Section):
     @model_validator(mode="after")
     def _crop_comes_first(self) -> "Policy":
         crops = [isinstance(operation, CROPS) for operation in self.operations]
+        found = []
         if not crops[0] or sum(crops) != 1:
-            raise ValueError(
+            found.append(
                 "operations must start with its only crop: random_resized_crop, center_crop, random_crop, resize_pad "
                 "or random_scale_crop"
             )
         if sum(isinstance(operation, RandomInterpolation) for operation in self.operations) > 1:
-            raise ValueError("random_interpolation can be given once: there is one crop to resample")
+            found.append("random_interpolation can be given once: there is one crop to resample")
+        if found:
+            raise Misfits([("operations", reason) for reason in found])
         return self
 
     @property

@@ -140,9 +140,13 @@ def test_batch_lanes_and_workers_must_divide_and_both_misfits_are_told(tmp_path:
         ("teacher.input.std=[1,1,0]", "teacher.input", "std must be positive"),
         ("teacher.resources.min_workers=4", "teacher.resources", r"min_workers (4) must not exceed max_workers (1)"),
         ("teacher.resources.accelerators.L4.batch_size_per_worker=8", "teacher.resources", "but num_gpus is 0"),
-        ("views.policy.operations.0.scale=[0.5,0.2]", "views.policy.operations.0", "scale must satisfy"),
-        ("views.policy.operations.0.ratio=[2,1]", "views.policy.operations.0", "ratio must satisfy"),
-        ("views.policy.operations=[{kind: horizontal_flip}]", "views.policy", "must start with its only crop"),
+        ("views.policy.operations.0.scale=[0.5,0.2]", "views.policy.operations.0.scale", "scale must satisfy"),
+        ("views.policy.operations.0.ratio=[2,1]", "views.policy.operations.0.ratio", "ratio must satisfy"),
+        (
+            "views.policy.operations=[{kind: horizontal_flip}]",
+            "views.policy.operations",
+            "must start with its only crop",
+        ),
         ("cluster={address: auto, num_cpus: 2}", "cluster", "belong to a cluster started here"),
     ],
 )
