@@ -41,6 +41,7 @@ def run_recipe(
     from pipelines.context import Run
     from pipelines.distill import distill
     from pipelines.dry_run import show_plan
+    from pipelines.inputs import check_inputs
 
     if is_submitted_job():
         _refuse_relative(recipe)
@@ -56,6 +57,8 @@ def run_recipe(
             events=events,
             stages=chosen,
         )
+        if dry_run or chosen != ("pack",):  # which needs no model
+            check_inputs(run, keep=not dry_run)
         if dry_run:
             show_plan(run)
             return None

@@ -1,6 +1,7 @@
 """What a model will give, found without weights and without computing: on PyTorch's meta device."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,32 @@ def reached_parameters(
     total = torch.stack([output.sum() for output in outputs.values()]).sum()
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     return frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
+
+
+def uncovered_patch_px(config: Model, *, size_px: tuple[int, int]) -> tuple[int, int] | None:
+    """The patches (height, width) of a model that would leave out the last rows or columns of its input; else None.
+
+    Convolutional networks have none, and some models pad their input. A model that takes one size only is asked about
+    no other: it refuses that by itself.
+
+    Raises:
+        ModelError: the model cannot be built.
+    """
+    if not isinstance(config, TimmModel):
+        return None
+    module = _meta_model(config, None)
+    from timm.layers.hybrid_embed import HybridEmbed
+    from timm.layers.patch_embed import PatchEmbed
+
+    embeds: list[Any] = [each for each in module.children() if isinstance(each, PatchEmbed | HybridEmbed)]
+    for embed in embeds:
+        if embed.dynamic_img_pad:
+            continue
+        height, width = embed.feat_ratio(as_scalar=False)
+        takes_it = not embed.strict_img_size or embed.img_size in (None, size_px)
+        if takes_it and (size_px[0] % height or size_px[1] % width):
+            return height, width
+    return None
 
 
 def _meta_model(config: Model, num_classes: int | None) -> nn.Module:

@@ -1,0 +1,97 @@
+"""Before any work: whether every model takes what it will be given, and sees all of it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from kd_ray.config.models import Input, Model
+from kd_ray.config.problems import Problem, describe
+from kd_ray.config.recipe import Recipe
+from kd_ray.errors import RecipeError
+from pipelines.context import Run, key_of
+
+STAGE = "inputs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """One size (height, width) at which a model gets views; `path` is where the recipe says so.
+
+    `names` and `spatial_stage` are what is asked of it, as far as that is known without the corpus.
+    """
+
+    path: str
+    size_px: tuple[int, int]
+    model: Model
+    names: Sequence[str] = ("summary",)
+    spatial_stage: int = -1
+
+
+def check_inputs(run: Run, *, keep: bool) -> None:
+    """Refuse a recipe with a model that cannot take its input, or would not see all of it.
+
+    What was found in order is not looked at again: with `keep` it is recorded, for timm alone takes 4 s to import.
+
+    Raises:
+        RecipeError: patches do not divide an input; every such size is listed.
+        ModelError: a model cannot be built, or does not take its size.
+    """
+    given = list(given_sizes(run.recipe))
+    key = key_of(inputs=[{**asdict(each), "model": each.model.model_dump(mode="json")} for each in given])
+    if run.record(STAGE, key) is not None:
+        return
+    refuse_misfits(given, title=run.recipe.name)
+    if keep:
+        run.write_record(STAGE, key, {"sizes": {each.path: each.size_px for each in given}})
+
+
+def given_sizes(recipe: Recipe) -> Iterator[Given]:
+    """Every size at which the recipe gives views to a model."""
+    for path, teacher in recipe.teachers_by_path().items():
+        # how many logits there are may be a matter of the corpus; where there is a summary, there are logits
+        names = [name for name in teacher.outputs.names() if name != "logits"] or ["summary"]
+        for where, size_px in _sizes_of(teacher.input, path=f"{path}.input"):
+            yield Given(
+                path=where,
+                size_px=size_px,
+                model=teacher.model,
+                names=names,
+                spatial_stage=teacher.outputs.spatial_stage,
+            )
+    for where, size_px in _sizes_of(recipe.student.input, path="student.input"):
+        yield Given(path=where, size_px=size_px, model=recipe.student.model)
+
+
+def _sizes_of(config: Input, *, path: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    yield f"{path}.size_px", config.size_px
+
+
+def refuse_misfits(given: Sequence[Given], *, title: str) -> None:
+    """Raises what `check_inputs` does; `title` says whose sizes they are."""
+    from kd_ray.models.shapes import output_shapes, uncovered_patch_px
+
+    problems = []
+    for each in given:
+        patch_px = uncovered_patch_px(each.model, size_px=each.size_px)
+        if patch_px is not None:
+            problems.append(_misfit(each, patch_px, title=title))
+    if problems:
+        raise RecipeError(describe(problems))
+    for each in given:
+        output_shapes(
+            each.model, size_px=each.size_px, num_classes=None, names=each.names, spatial_stage=each.spatial_stage
+        )
+
+
+def _misfit(given: Given, patch_px: tuple[int, int], *, title: str) -> Problem:
+    smaller, larger = (
+        [(side + more) // patch * patch for side, patch, more in zip(given.size_px, patch_px, add, strict=True)]
+        for add in ((0, 0), (patch_px[0] - 1, patch_px[1] - 1))
+    )
+    nearest = " or ".join(str(size) for size in (smaller, larger) if all(size))
+    return Problem(
+        f"recipe {title}",
+        given.path,
+        f"got {list(given.size_px)}",
+        f"{given.model.title} cuts its input into patches of {patch_px[0]}x{patch_px[1]} px and would not see what is "
+        f"left over; the nearest sizes that it sees whole are {nearest} (where model.args has img_size, there too)",
+    )
