@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -92,6 +92,7 @@ class TestMasks:
         size_px=sizes_px,
         seed=st.integers(0, 99),
     )
+    @example((30, 4000), (CenterCropParams(crop_fraction=0.99999), FlipParams(flipped=False)), (15, 2), 0)
     def test_it_is_the_nearest_rendering_of_the_mask(
         self, image_size_px: tuple[int, int], params: ViewParams, size_px: tuple[int, int], seed: int
     ) -> None:
@@ -298,8 +299,11 @@ class TestPolygons:
 
 
 def is_inside_a_pixel(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether points [..., 2] are so far from the edges of pixels that rounding does not decide which it is."""
-    inside: NDArray[np.bool_] = (np.abs(points - np.rint(points)) > 1e-5).all(axis=-1)
+    """Whether points [..., 2] are so far from the edges of pixels that rounding does not decide which it is.
+
+    Pillow takes a box in float32, which is off by up to 1.2e-4 px at 4000.
+    """
+    inside: NDArray[np.bool_] = (np.abs(points - np.rint(points)) > 1e-3).all(axis=-1)
     return inside
 
 
