@@ -78,8 +78,10 @@ class PhotometricDistortion(Section):
 
     @model_validator(mode="after")
     def _is_ordered(self) -> "PhotometricDistortion":
-        _check_range("contrast_range", self.contrast_range, low=0.0, high=10.0)
-        _check_range("saturation_range", self.saturation_range, low=0.0, high=10.0)
+        _refuse(
+            _out_of_range("contrast_range", self.contrast_range, low=0.0, high=10.0),
+            _out_of_range("saturation_range", self.saturation_range, low=0.0, high=10.0),
+        )
         return self
 
 
