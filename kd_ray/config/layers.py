@@ -34,7 +34,11 @@ def _below_policy(base: Any, layer: Any) -> Any:
 
 
 def _is_whole(policy: Mapping[str, Any]) -> bool:
-    return "preset" not in policy and "name" in policy and isinstance(policy.get("operations"), list | tuple)
+    if "preset" in policy or "name" not in policy:
+        return False
+    kinds = policy.get("kinds")
+    drawn = [policy, *(kinds.values() if isinstance(kinds, Mapping) else [])]
+    return any(isinstance(each, Mapping) and isinstance(each.get("operations"), list | tuple) for each in drawn)
 
 
 def _merged_by_index(base: Sequence[Any], layer: Mapping[Any, Any]) -> list[Any]:

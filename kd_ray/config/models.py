@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Location, Section
 from kd_ray.config.corpus import PositiveInt
-from kd_ray.config.views import Interpolation, SizePx
+from kd_ray.config.views import Interpolation, Policy, SizePx
 
 Channels = tuple[float, float, float]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -51,12 +51,22 @@ class Input(Section):
     mean: Channels = (0.485, 0.456, 0.406)
     std: Annotated[Channels, Field(description="all positive")] = (0.229, 0.224, 0.225)
     interpolation: Interpolation = "bicubic"
+    kind_sizes_px: dict[str, SizePx] = Field(
+        default={},
+        description="sizes of kinds of views for this model alone, by the kind's name",
+        exclude_if=lambda sizes: not sizes,  # fingerprints over a dump are older than this field
+    )
 
     @model_validator(mode="after")
     def _std_positive(self) -> "Input":
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
         return self
+
+    def of_kind(self, policy: Policy, kind: str) -> "Input":
+        """What the model gets of views of one kind: at the size that it names for it, else the kind's, else its own."""
+        size_px = self.kind_sizes_px.get(kind) or policy.size_px(kind) or self.size_px
+        return self.model_copy(update={"size_px": size_px, "kind_sizes_px": {}})
 
 
 class Optimizer(Section):

@@ -16,6 +16,19 @@ _INCEPTION = {"kind": "random_resized_crop"}  # area of 0.08 to 1, ratio of 3/4 
 # where a source names ColorJitter without numbers: timm's `color_jitter: 0.4`, which leaves the hue alone
 _JITTER = {"kind": "color_jitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 
+
+def _dino_crop(scale: tuple[float, float], *, blur: float, size: int) -> tuple[Mapping[str, Any], ...]:
+    """What all crops of DINO share; its blur is in pixels of the crop."""
+    return (
+        {**_INCEPTION, "scale": scale},
+        {"kind": "random_interpolation", "choices": ("bicubic",)},
+        _FLIP,
+        {**_JITTER, "saturation": 0.2, "hue": 0.1, "probability": 0.8},
+        {"kind": "random_grayscale", "probability": 0.2},
+        {"kind": "gaussian_blur", "sigma": (0.1, 2.0), "reference_px": size, "probability": blur},
+    )
+
+
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # crop and flip: the least that training on ImageNet does
@@ -70,6 +83,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 },
             ),
             "mix": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0},
+            "repeats": 3,  # RepeatAugSampler, whose num_repeats is 3 (Hoffer et al. 2020)
         },
         # huggingface/pytorch-image-models (timm/data/transforms_factory.py, timm/data/random_erasing.py) as DeiT calls
         # it: rand-m9-mstd0.5-inc1, mixup 0.8, cutmix 1, reprob 0.25, remode pixel, bicubic (Touvron et al. 2021)
@@ -96,6 +110,25 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             ),
             "mix": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0},
         },
+        # facebookresearch/dino: main_dino.py (DataAugmentationDINO; --global_crops_scale, --local_crops_scale,
+        # --local_crops_number) and utils.py (GaussianBlur, Solarization); Caron et al. 2021
+        "dino_multicrop": {
+            "kinds": {
+                "global": {"operations": _dino_crop((0.4, 1.0), blur=1.0, size=224), "size_px": (224, 224)},
+                "global_solarized": {
+                    "operations": (
+                        *_dino_crop((0.4, 1.0), blur=0.1, size=224),
+                        {"kind": "solarize", "threshold": 0.5, "probability": 0.2},
+                    ),
+                    "size_px": (224, 224),
+                },
+                "local": {
+                    "operations": _dino_crop((0.05, 0.4), blur=0.5, size=96),
+                    "num_crops": 8,
+                    "size_px": (96, 96),
+                },
+            }
+        },
     }
 )
 
@@ -105,6 +138,7 @@ def with_preset(values: Any) -> Any:
 
     Those are laid over the preset's as a recipe is over its base: `mix: {cutmix_alpha: 1.0}` leaves `mixup_alpha`, and
     `operations: {0: {scale: [0.2, 1.0]}}` all operations but the first.
+    Of `kinds`, a new name adds a kind, and null takes one out.
 
     Raises:
         Misfits: there is no such preset.
@@ -113,7 +147,12 @@ def with_preset(values: Any) -> Any:
         return _fields(values)
     if isinstance(values, dict) and "preset" in values:
         others = {key: value for key, value in values.items() if key != "preset"}
-        return merged(_fields(values["preset"]), others)
+        preset = _fields(values["preset"])
+        fields = merged(preset, others)
+        if isinstance(fields.get("kinds"), dict):
+            taken_out = {name for name in preset.get("kinds", {}) if fields["kinds"][name] is None}
+            fields["kinds"] = {name: kind for name, kind in fields["kinds"].items() if name not in taken_out}
+        return fields
     return values
 
 

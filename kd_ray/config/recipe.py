@@ -65,6 +65,8 @@ class Recipe(Section):
             *self._loss_problems(),
             *self._data_problems(),
             *self._mask_problems(),
+            *self._kind_problems(),
+            *self._repeat_problems(),
         ]
         if problems:
             raise Misfits(problems)
@@ -143,6 +145,44 @@ class Recipe(Section):
             )
         if self.evaluate.policy.mix is not None:
             found.append(("evaluate.policy.mix", "images are evaluated as they are; remove mix"))
+        if self.evaluate.policy.kinds:
+            found.append(("evaluate.policy.kinds", "an image is evaluated by one view; give operations instead"))
+        if self.evaluate.policy.repeats > 1:
+            found.append(("evaluate.policy.repeats", "an image is evaluated once; remove repeats"))
         if isinstance(self.corpus.split, PathSplit) and self.corpus.split.train is None:
             found.append(("corpus.split.train", "a run that trains needs a training split"))
         return found
+
+    def _kind_problems(self) -> list[tuple[str, str]]:
+        """Sizes for kinds that the policy does not have."""
+        kinds = self.views.policy.kinds
+        told = f"it has {', '.join(kinds)}" if kinds else "it has no kinds; change size_px, or give the policy kinds"
+        models: dict[str, Teacher | Student] = {**self.teachers_by_path(), "student": self.student}
+        return [
+            (f"{path}.input.kind_sizes_px.{kind}", f"{kind!r} is no kind of policy {self.views.policy.name!r}; {told}")
+            for path, model in models.items()
+            for kind in model.input.kind_sizes_px
+            if kind not in kinds
+        ]
+
+    def _repeat_problems(self) -> list[tuple[str, str]]:
+        """Batches that do not hold whole turns: every sample with all its repeats, as many in each lane."""
+        repeats = self.views.policy.repeats
+        if repeats == 1:
+            return []
+        lanes = {"train": (self.train.global_batch_size, self.train.lanes)}
+        lanes |= {
+            f"{path}.finetune": (teacher.finetune.global_batch_size, 1)
+            for path, teacher in self.teachers_by_path().items()
+            if teacher.finetune is not None
+        }
+        return [
+            (
+                f"{path}.global_batch_size",
+                f"global_batch_size ({size}) must be a multiple of views.policy.repeats ({repeats})"
+                f"{f' times lanes ({num_lanes})' if num_lanes > 1 else ''}: it counts a sample once for each repeat. "
+                f"The next is {-(-size // (repeats * num_lanes)) * repeats * num_lanes}",
+            )
+            for path, (size, num_lanes) in lanes.items()
+            if size % (repeats * num_lanes)
+        ]

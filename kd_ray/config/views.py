@@ -1,5 +1,6 @@
 """View policies: what may be drawn. How it is drawn and rendered is in `kd_ray.views`."""
 
+from itertools import chain, combinations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -21,6 +22,7 @@ from kd_ray.config.presets import with_preset
 __all__ = [
     "EVALUATION_POLICY",
     "EVALUATION_VIEW_SEED",
+    "NAMELESS",
     "CenterCrop",
     "ColorJitter",
     "HorizontalFlip",
@@ -31,6 +33,7 @@ __all__ = [
     "RandomResizedCrop",
     "RendererVersion",
     "SizePx",
+    "ViewKind",
     "Views",
 ]
 
@@ -40,6 +43,8 @@ SizePx = Annotated[tuple[SidePx, SidePx], Field(description="(height, width)")]
 RendererVersion = Literal[1, 2]
 CROPS = (RandomResizedCrop, CenterCrop, RandomCrop, ResizePad, RandomScaleCrop)
 MIN_ALPHA = 0.001
+KindName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+NAMELESS = ""  # the only kind of a policy that has no kinds
 
 
 class Mix(Section):
@@ -64,19 +69,40 @@ class Mix(Section):
         return self
 
 
+class ViewKind(Section):
+    """One kind of a policy's views: what is drawn, how many of them a draw of a sample has, and their size.
+
+    `size_px` null is each model's own `input.size_px`.
+    """
+
+    operations: tuple[Operation, ...]
+    num_crops: Annotated[int, Field(gt=0)] = 1
+    size_px: SizePx | None = None
+
+    @model_validator(mode="after")
+    def _crop_comes_first(self) -> "ViewKind":
+        _check_operations(self.operations)
+        return self
+
+
 class Policy(Section):
     """A view policy: a crop, then other operations in order; stored digests are of views at `digest_size_px`.
 
     In a recipe it may be the name of a preset (`policy: lightly`), or a preset and what to change
-    (`policy: {preset: lightly, mix: null}`).
+    (`policy: {preset: lightly, mix: null}`). With `kinds` instead of `operations`, a sample comes with views of each.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
-    operations: Annotated[tuple[Operation, ...], Field(min_length=1)]
+    # what a policy does not use is not dumped: fingerprints over a dump are older than these fields
+    operations: tuple[Operation, ...] = Field(default=(), exclude_if=lambda operations: not operations)
+    kinds: dict[KindName, ViewKind] = Field(default={}, exclude_if=lambda kinds: not kinds)
     mix: Mix | None = None
     digest_size_px: SizePx = (32, 32)
     renderer_version: RendererVersion = Field(
         default=1, description="2 resizes in half the time; its pixels differ from those of 1 by rounding"
+    )
+    repeats: Annotated[int, Field(gt=0)] = Field(
+        default=1, description="a sample's draws in one batch", exclude_if=lambda repeats: repeats == 1
     )
 
     @model_validator(mode="before")
@@ -85,28 +111,75 @@ class Policy(Section):
         return with_preset(values)
 
     @model_validator(mode="after")
-    def _crop_comes_first(self) -> "Policy":
-        crops = [isinstance(operation, CROPS) for operation in self.operations]
+    def _operations_or_kinds(self) -> "Policy":
+        if bool(self.operations) == bool(self.kinds):
+            given = "both are given" if self.kinds else "neither is given"
+            raise ValueError(f"give either operations (views of one kind) or kinds (several, by name); {given}")
+        if not self.kinds:
+            _check_operations(self.operations)
+            return self
         found = []
-        if not crops[0] or sum(crops) != 1:
-            found.append(
-                "operations must start with its only crop: random_resized_crop, center_crop, random_crop, resize_pad "
-                "or random_scale_crop"
+        if self.mix is not None:
+            reason = (
+                "each kind would draw another partner and weight, so that the views of one turn were of other images. "
+                "Remove mix, or give operations instead of kinds"
             )
-        if sum(isinstance(operation, RandomInterpolation) for operation in self.operations) > 1:
-            found.append("random_interpolation can be given once: there is one crop to resample")
+            found.append(("mix", reason))
+        found += [
+            (f"kinds.{second}", f"draws the very views of {first!r}: same operations. Change them, or raise num_crops")
+            for first, second in combinations(self.kinds, 2)
+            if self.kinds[first].operations == self.kinds[second].operations
+        ]
         if found:
-            raise Misfits([("operations", reason) for reason in found])
+            raise Misfits(found)
         return self
 
     @property
     def reads_masks(self) -> bool:
-        """Whether the sample's mask decides where the crop lies."""
-        return any(isinstance(each, RandomScaleCrop) and each.cat_max_ratio is not None for each in self.operations)
+        """Whether the sample's mask decides where a crop lies."""
+        drawn = (self.operations, *(kind.operations for kind in self.kinds.values()))
+        return any(isinstance(each, RandomScaleCrop) and each.cat_max_ratio is not None for each in chain(*drawn))
+
+    @property
+    def kind_names(self) -> tuple[str, ...]:
+        """The kinds of views in the recipe's order; one nameless kind where there are `operations`."""
+        return tuple(self.kinds) or (NAMELESS,)
+
+    def of_kind(self, name: str) -> "Policy":
+        """The views of one kind as a policy of their own, which has no kinds and no repeats."""
+        if name == NAMELESS:
+            return self.model_copy(update={"repeats": 1})
+        changes = {"name": f"{self.name}_{name}", "operations": self.kinds[name].operations, "kinds": {}, "repeats": 1}
+        return self.model_copy(update=changes)
+
+    def num_crops(self, kind: str) -> int:
+        """How many views of this kind one draw of a sample has."""
+        return 1 if kind == NAMELESS else self.kinds[kind].num_crops
+
+    def size_px(self, kind: str) -> SizePx | None:
+        """The size of this kind; None for each model's own."""
+        return None if kind == NAMELESS else self.kinds[kind].size_px
+
+
+def _check_operations(operations: tuple[Operation, ...]) -> None:
+    crops = [isinstance(operation, CROPS) for operation in operations]
+    found = []
+    if not crops or not crops[0] or sum(crops) != 1:
+        found.append(
+            "operations must start with its only crop: random_resized_crop, center_crop, random_crop, resize_pad "
+            "or random_scale_crop"
+        )
+    if sum(isinstance(operation, RandomInterpolation) for operation in operations) > 1:
+        found.append("random_interpolation can be given once: there is one crop to resample")
+    if found:
+        raise Misfits([("operations", reason) for reason in found])
 
 
 class Views(Section):
-    """Which views of each training sample the teacher sees: `count` draws from `policy` under `seed`."""
+    """Which views of each training sample the teacher sees: `count` draws from `policy` under `seed`.
+
+    Of a kind with several crops there are as many times more views.
+    """
 
     policy: Policy
     seed: int = 0
@@ -115,9 +188,24 @@ class Views(Section):
         default=256, description="training checks the digest of one view in this many, or of all"
     )
 
+    @model_validator(mode="after")
+    def _enough_to_repeat(self) -> "Views":
+        repeats = self.policy.repeats
+        if repeats > self.count:
+            reason = (
+                f"{repeats} draws of a sample in one batch, but views.count is {self.count}: the same view would come "
+                f"twice. Raise views.count to {repeats}, or lower repeats"
+            )
+            raise Misfits([("policy.repeats", reason)])
+        return self
+
     @property
     def verify_one_in(self) -> int:
         return 1 if self.verify == "all" else self.verify
+
+    def num_views(self, kind: str) -> int:
+        """How many views of this kind are stored of a sample."""
+        return self.count * self.policy.num_crops(kind)
 
 
 EVALUATION_VIEW_SEED = 0

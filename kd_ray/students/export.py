@@ -64,7 +64,11 @@ def _config_document(module: nn.Module, config: Student, *, classes: Sequence[st
         case TimmModel():
             return document | _timm_document(network, config, config.model)
         case CifarResNet():
-            return document | config.model.model_dump(mode="json") | {"input": config.input.model_dump(mode="json")}
+            return (
+                document
+                | config.model.model_dump(mode="json")
+                | {"input": config.input.model_dump(mode="json", exclude={"kind_sizes_px"})}
+            )
         case _:
             assert_never(config.model)
 

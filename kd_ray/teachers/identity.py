@@ -15,6 +15,6 @@ def teacher_identity(config: Teacher, *, weights_fingerprint: str, num_classes: 
         "model": config.model.model_dump(mode="json", exclude={"pretrained"}),
         "num_classes": num_classes,
         "weights": weights_fingerprint,
-        "input": config.input.model_dump(mode="json"),
+        "input": config.input.model_dump(mode="json", exclude={"kind_sizes_px"}),
         "precision": config.precision,
     }

@@ -35,8 +35,10 @@ def policy_identity(policy: Policy) -> dict[str, Any]:
 
     Not in it: `name`, which is a label, and `digest_size_px`, which decides what is checked and not what is seen
     (a view set's identity has it on its own). Fields are named one by one, so that a field added to the configuration
-    later does not change the params of policies that never set it.
+    later does not change the params of policies that never set it. A policy with kinds has none: each of its kinds
+    has (`Policy.of_kind`).
     """
+    assert not policy.kinds, policy.name
     identity: dict[str, Any] = {"operations": [_operation_identity(operation) for operation in policy.operations]}
     if policy.mix is not None:
         identity["mix"] = _mix_identity(policy.mix)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,12 @@ from kd_ray.config.operations import (
     PhotometricDistortion,
     RandAugment,
     RandomErasing,
+    RandomGrayscale,
     RandomInterpolation,
+    Solarize,
 )
 from kd_ray.config.presets import PRESETS
-from kd_ray.config.views import ColorJitter, HorizontalFlip, Mix, Policy, RandomResizedCrop, Views
+from kd_ray.config.views import ColorJitter, HorizontalFlip, Mix, Policy, RandomResizedCrop, ViewKind, Views
 from kd_ray.views import ViewParams, draw_mixed, mix_of, params_to_json, render
 from kd_ray.views.color import Pixels
 
@@ -37,7 +40,13 @@ def preset(preset_name: str, **others: Any) -> Policy:
     return Policy.model_validate({"preset": preset_name, **others})
 
 
-def operation(policy: Policy, kind: type[Any]) -> Any:
+# those of one kind, and every kind of the others
+POLICIES = {
+    policy.of_kind(kind).name: policy.of_kind(kind) for policy in map(preset, PRESETS) for kind in policy.kind_names
+}
+
+
+def operation(policy: Policy | ViewKind, kind: type[Any]) -> Any:
     (found,) = [each for each in policy.operations if isinstance(each, kind)]
     return found
 
@@ -110,6 +119,7 @@ class TestNumbers:
         assert (augment.interpolations, augment.fill) == (("bilinear",), (124, 116, 104))
         assert operation(policy, RandomInterpolation).choices == ("bilinear", "bicubic")
         assert policy.mix == Mix(mixup_alpha=0.2, cutmix_alpha=1.0)
+        assert policy.repeats == 3
 
     def test_imagenet_strong(self) -> None:
         """rand-m9-mstd0.5-inc1, Mixup 0.8, CutMix 1, erasing 0.25 by pixels, bicubic."""
@@ -134,6 +144,33 @@ class TestNumbers:
         assert distortion.contrast_range == distortion.saturation_range == (0.5, 1.5)
         assert policy.mix is None
         assert policy.reads_masks
+
+    def test_dino_multicrop(self) -> None:
+        """DataAugmentationDINO and the defaults of its command line."""
+        kinds = preset("dino_multicrop").kinds
+        told = {
+            name: (kind.num_crops, kind.size_px, operation(kind, RandomResizedCrop).scale)
+            for name, kind in kinds.items()
+        }
+        assert told == {
+            "global": (1, (224, 224), (0.4, 1.0)),
+            "global_solarized": (1, (224, 224), (0.4, 1.0)),
+            "local": (8, (96, 96), (0.05, 0.4)),
+        }
+        for (name, kind), blurred in zip(kinds.items(), (1.0, 0.1, 0.5), strict=True):
+            blur = operation(kind, GaussianBlur)
+            assert (blur.sigma, blur.probability) == ((0.1, 2.0), blurred), name
+            assert kind.size_px is not None
+            assert blur.reference_px == kind.size_px[0], "PIL's radius is in pixels of the crop"
+            jitter = operation(kind, ColorJitter)
+            strengths = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, jitter.probability)
+            assert strengths == (0.4, 0.4, 0.2, 0.1, 0.8)
+            assert operation(kind, HorizontalFlip).probability == 0.5
+            assert operation(kind, RandomGrayscale).probability == 0.2
+            assert operation(kind, RandomInterpolation).choices == ("bicubic",)
+        solarized = operation(kinds["global_solarized"], Solarize)
+        # Pillow's solarize inverts levels from 128 up
+        assert (solarized.probability, math.ceil(solarized.threshold * 255)) == (0.2, 128)
 
 
 class TestInARecipe:
@@ -169,18 +206,18 @@ class TestInARecipe:
 
 
 class TestForEver:
-    def test_every_preset_is_covered(self) -> None:
-        assert set(GOLDEN) == set(PRESETS)
+    def test_every_preset_is_covered_and_every_kind_of_it(self) -> None:
+        assert set(GOLDEN) == set(POLICIES)
 
-    @pytest.mark.parametrize("name", PRESETS)
+    @pytest.mark.parametrize("name", GOLDEN)
     def test_the_params_of_a_preset_hold_for_ever(self, name: str) -> None:
-        found = [json.loads(params_to_json(view(preset(name), index))) for index in range(NUM_VIEWS)]
+        found = [json.loads(params_to_json(view(POLICIES[name], index))) for index in range(NUM_VIEWS)]
         assert found == [each["params"] for each in GOLDEN[name]]
 
-    @pytest.mark.parametrize("name", PRESETS)
+    @pytest.mark.parametrize("name", GOLDEN)
     def test_the_pixels_of_a_preset_hold_under_the_lock_file(self, name: str, image_HW3: Pixels) -> None:
         found = [
-            hashlib.sha256(pixels(image_HW3, view(preset(name), index)).tobytes()).hexdigest()
+            hashlib.sha256(pixels(image_HW3, view(POLICIES[name], index)).tobytes()).hexdigest()
             for index in range(NUM_VIEWS)
         ]
         assert found == [each["sha256_of_pixels"] for each in GOLDEN[name]]
