@@ -12,7 +12,7 @@ from kd_ray.corpus.packing.pack import find_packed
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.telemetry.units import human_bytes
 from pipelines.context import Run
-from pipelines.stages.finetune import known_teacher, num_classes_of
+from pipelines.stages.finetune import known_teacher, num_classes_of, teacher_shapes
 from pipelines.stages.plan import make_plan, plan_table
 
 
@@ -44,31 +44,33 @@ def _show_estimate(
     recipe: Recipe, corpus: PackedCorpus | None, known: dict[str, KnownTeacher], *, console: Console
 ) -> None:
     """What a view costs, before it can be said which targets are missing."""
-    from kd_ray.models import output_shapes
-
+    views = recipe.views
     console.print("[bold]plan[/]")
     num_images = None if corpus is None else corpus.num_samples("train")
     count = "not packed yet" if num_images is None else f"{num_images:,} training images"
-    console.print(f"  corpus: {count}, {recipe.views.count} views each", highlight=False)
+    counts = ", ".join(
+        f"{views.num_views(kind)} {f'{kind} ' if kind else ''}views each" for kind in views.policy.kind_names
+    )
+    console.print(f"  corpus: {count}, {counts}", highlight=False)
     for name, teacher in recipe.all_teachers().items():
         # how many logits there are is a matter of the corpus, unless the model comes with classes of its own
         classes_known = corpus is not None or teacher.finetune is None
-        shapes = output_shapes(
-            teacher.model,
-            size_px=teacher.input.size_px,
-            num_classes=None if corpus is None else num_classes_of(teacher, corpus),
-            names=[name for name in teacher.outputs.names() if name != "logits" or classes_known],
-            spatial_stage=teacher.outputs.spatial_stage,
-        )
-        sizes = {
-            output: prod(shape) * bytes_per_value(teacher.outputs.codec_of(output)) for output, shape in shapes.items()
-        }
-        told = ", ".join(
-            f"{output} {'x'.join(map(str, shapes[output]))} = {size:,} B" for output, size in sizes.items()
-        )
-        total = "" if num_images is None else _total(num_images * recipe.views.count, sum(sizes.values()))
-        state = "" if name in known else "; its weights are not known yet, so all of it counts as missing"
-        console.print(f"  {name} ({teacher.model.title}): a view is {told}{total}{state}", highlight=False)
+        outputs = [output for output in teacher.outputs.names() if output != "logits" or classes_known]
+        num_classes = None if corpus is None else num_classes_of(teacher, corpus)
+        for kind in views.policy.kind_names:
+            size_px = teacher.input.of_kind(views.policy, kind).size_px
+            shapes = teacher_shapes(teacher, outputs, num_classes=num_classes, size_px=size_px)
+            sizes = {
+                output: prod(shape) * bytes_per_value(teacher.outputs.codec_of(output))
+                for output, shape in shapes.items()
+            }
+            told = ", ".join(
+                f"{output} {'x'.join(map(str, shapes[output]))} = {size:,} B" for output, size in sizes.items()
+            )
+            total = "" if num_images is None else _total(num_images * views.num_views(kind), sum(sizes.values()))
+            state = "" if name in known else "; its weights are not known yet, so all of it counts as missing"
+            what = f"a {kind} view" if kind else "a view"
+            console.print(f"  {name} ({teacher.model.title}): {what} is {told}{total}{state}", highlight=False)
 
 
 def _total(num_views: int, bytes_per_view: int) -> str:

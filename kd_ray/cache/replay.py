@@ -17,9 +17,9 @@ from kd_ray.views.draw_padding_crops import Mask
 MAX_KEPT_BYTES = 256 << 20  # of decoded images
 
 
-def columns_for(policy: Policy) -> tuple[Column, ...]:
-    """What must be read of rows whose views are replayed under `policy`."""
-    return (*COLUMNS, "mask") if policy.reads_masks else COLUMNS
+def columns_for(*policies: Policy) -> tuple[Column, ...]:
+    """What must be read of rows whose views are replayed under all these policies."""
+    return (*COLUMNS, "mask") if any(policy.reads_masks for policy in policies) else COLUMNS
 
 
 class Replay:
@@ -38,14 +38,15 @@ class Replay:
         self._image = lru_cache(maxsize=num_kept)(lambda row: decode(rows.images[row]))
         self._mask = lru_cache(maxsize=num_kept)(self._decoded_mask)
 
-    def views(self, row: int, view_indices: Iterable[int]) -> list[View]:
-        """Some views of one row, whose image is decoded once.
+    def views(self, row: int, view_indices: Iterable[int], *, image_HW3: Pixels | None = None) -> list[View]:
+        """Some views of one row, whose image is decoded once; not at all where the caller has it.
 
         Raises:
             BadImage: a packed image does not decode.
             CorpusError: the policy needs a mask that the row does not have.
         """
-        image_HW3 = self._image(row)
+        if image_HW3 is None:
+            image_HW3 = self._image(row)
         if self._policy.mix is None:
             mask_HW = self._mask(row)
             return [

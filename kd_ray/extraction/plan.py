@@ -1,7 +1,7 @@
 """What the cache must hold for a run, and what of it is missing. Reads commits; computes and writes nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from kd_ray.cache.codecs import bytes_per_value
@@ -35,6 +35,17 @@ class KnownTeacher:
     weights_fingerprint: str
     shapes: Mapping[str, tuple[int, ...]]
     num_parameters: int
+    kind_shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    """Those of `shapes` by kind of view, where the policy has kinds."""
+
+    def of_kind(self, policy: Policy, kind: str) -> "KnownTeacher":
+        """The teacher as it sees views of one kind."""
+        return replace(
+            self,
+            config=self.config.model_copy(update={"input": self.config.input.of_kind(policy, kind)}),
+            shapes=self.kind_shapes.get(kind, self.shapes),
+            kind_shapes={},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,16 +118,8 @@ def plan_view_set(
     Raises:
         CorpusError: the policy needs masks, and a sample has none whose views are still to be drawn.
     """
-    masks_id = corpus.masks_id(split) if policy.reads_masks else None
-    identity = view_set_identity(policy, seed=seed, corpus_id=corpus.corpus_id, split=split, masks_id=masks_id)
-    spec = Spec(name=f"{policy.name}-{split}", identity=identity)
-    grid = choose_grid(
-        widest_bytes_per_view=widest_bytes_per_view,
-        row_group_size=max((max(shard.rows_per_group) for shard in corpus.shards(split)), default=1),
-        shard_row_groups=max((len(shard.rows_per_group) for shard in corpus.shards(split)), default=1),
-        unit_row_groups=cache.unit_row_groups,
-        unit_views=cache.unit_views,
-    )
+    spec = view_set_spec(policy, seed=seed, corpus=corpus, split=split)
+    grid = wanted_grid(corpus, split=split, cache=cache, widest_bytes_per_view=widest_bytes_per_view)
     store = find_view_store(cache.uri, spec)
     if store is not None:
         _refuse_other_grid(store.grid, cache, where=f"{cache.uri}/views/{spec.folder}")
@@ -135,6 +138,24 @@ def plan_view_set(
         grid=grid,
         rows_of={span: sum(groups[span.shard][span.group_start : span.group_stop]) for span in spans},
         units=units,
+    )
+
+
+def view_set_spec(policy: Policy, *, seed: int, corpus: PackedCorpus, split: SplitName) -> Spec:
+    """What the views of `policy`, which has no kinds, are on one split."""
+    masks_id = corpus.masks_id(split) if policy.reads_masks else None
+    identity = view_set_identity(policy, seed=seed, corpus_id=corpus.corpus_id, split=split, masks_id=masks_id)
+    return Spec(name=f"{policy.name}-{split}", identity=identity)
+
+
+def wanted_grid(corpus: PackedCorpus, *, split: SplitName, cache: CacheSettings, widest_bytes_per_view: int) -> Grid:
+    """How a view set that does not exist yet is cut."""
+    return choose_grid(
+        widest_bytes_per_view=widest_bytes_per_view,
+        row_group_size=max((max(shard.rows_per_group) for shard in corpus.shards(split)), default=1),
+        shard_row_groups=max((len(shard.rows_per_group) for shard in corpus.shards(split)), default=1),
+        unit_row_groups=cache.unit_row_groups,
+        unit_views=cache.unit_views,
     )
 
 

@@ -83,5 +83,6 @@ def _meta_outputs(
     except (AssertionError, RuntimeError) as error:
         raise ModelError(
             f"{config.title} cannot give {', '.join(names)} for {size_px[0]}x{size_px[1]} px: {error}. "
-            f"Ask for other outputs, change input.size_px, or give model.args (img_size, dynamic_img_size: true)."
+            "Ask for other outputs, change the size (input.size_px, or that of the kind of views), or give model.args "
+            "(img_size, dynamic_img_size: true)."
         ) from error

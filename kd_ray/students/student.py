@@ -5,6 +5,7 @@ Shape letters: B batch, C channels, H and W pixels or grid, D width, K classes.
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from kd_ray.config.models import Student
@@ -17,8 +18,9 @@ from kd_ray.students.heads import build_head, resample_grid
 class StudentModel(nn.Module):
     """Gives "logits" [B, K] and, for each feature loss i, "feature_{i}" [B, D] or [B, H, W, D], shaped as its target.
 
-    `heads` and `grids` are keyed by the loss's index as a string, `sources` says which backbone output each head reads.
-    The backbone runs once. What is exported is `backbone` alone.
+    `heads` and `grids` are keyed by the loss's index as a string, `sources` says which backbone output each head reads;
+    there are `grids` for each kind of views. The backbone runs once for each size of views. What is exported is
+    `backbone` alone.
     """
 
     def __init__(
@@ -27,23 +29,42 @@ class StudentModel(nn.Module):
         *,
         heads: Mapping[str, nn.Module],
         sources: Mapping[str, str],
-        grids: Mapping[str, tuple[int, int]],
+        grids: Sequence[Mapping[str, tuple[int, int]]],
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
         self._sources = dict(sources)
-        self._grids = dict(grids)
+        self._grids = [dict(each) for each in grids]
         self._names = _backbone_outputs(sources.values())
 
-    def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
-        """Logits and projected features, by name."""
-        found = model_outputs(self.backbone, x_BCHW, names=self._names)
+    def forward(self, x: Tensor | Sequence[Tensor]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Logits and projected features, by name: of views [B, C, H, W] of the first kind, or for those of each kind.
+
+        Views of equal size go through the backbone together, whatever their kind (as in DINO's MultiCropWrapper).
+        """
+        if isinstance(x, Tensor):
+            return self._project(model_outputs(self.backbone, x, names=self._names), self._grids[0])
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for number, x_BCHW in enumerate(x):
+            by_size.setdefault(tuple(x_BCHW.shape[2:]), []).append(number)
+        outputs: dict[int, dict[str, Tensor]] = {}
+        for numbers in by_size.values():
+            joined = x[numbers[0]] if len(numbers) == 1 else torch.cat([x[number] for number in numbers])
+            found = model_outputs(self.backbone, joined, names=self._names)
+            lengths = [len(x[number]) for number in numbers]
+            split = {name: torch.split(each, lengths) for name, each in found.items()}
+            for place, number in enumerate(numbers):
+                of_kind = {name: parts[place] for name, parts in split.items()}
+                outputs[number] = self._project(of_kind, self._grids[number])
+        return [outputs[number] for number in range(len(x))]
+
+    def _project(self, found: Mapping[str, Tensor], grids: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
         outputs = {"logits": found["logits"]}
         for key, head in self.heads.items():
             features = found[self._sources[key]]
-            if key in self._grids:
-                features = resample_grid(features, self._grids[key])
+            if key in grids:
+                features = resample_grid(features, grids[key])
             outputs[f"feature_{key}"] = head(features)
         return outputs
 
@@ -54,9 +75,15 @@ class StudentModel(nn.Module):
 
 
 def build_student(
-    config: Student, *, num_classes: int | None, losses: Sequence[Loss], target_shapes: Mapping[int, tuple[int, ...]]
+    config: Student,
+    *,
+    num_classes: int | None,
+    losses: Sequence[Loss],
+    target_shapes: Sequence[Mapping[int, tuple[int, ...]]],
 ) -> StudentModel:
-    """The student with a head for each feature loss; `target_shapes` maps its index in `losses` to (D,) or (H, W, D).
+    """The student with a head for each feature loss.
+
+    For each kind of views, `target_shapes` maps the index of a feature loss in `losses` to (D,) or (H, W, D).
 
     Backbone parameters that no loss reaches (the classifier, where all losses are on features) require no gradients:
     DistributedDataParallel would wait for them for ever.
@@ -67,7 +94,8 @@ def build_student(
     """
     feature_losses = {str(i): loss for i, loss in enumerate(losses) if isinstance(loss, FeatureLoss)}
     sources = {key: loss.output for key, loss in feature_losses.items()}
-    assert set(map(int, sources)) == set(target_shapes), f"{sorted(sources)} against {sorted(target_shapes)}"
+    for each in target_shapes:
+        assert set(map(int, sources)) == set(each), f"{sorted(sources)} against {sorted(each)}"
     shapes = output_shapes(
         config.model,
         size_px=config.input.size_px,
@@ -80,10 +108,13 @@ def build_student(
     if config.weights is not None:
         load_weights(backbone, config.weights)
     heads = {
-        key: build_head(loss.head, in_width=shapes[loss.output][-1], out_width=target_shapes[int(key)][-1])
+        key: build_head(loss.head, in_width=shapes[loss.output][-1], out_width=target_shapes[0][int(key)][-1])
         for key, loss in feature_losses.items()
     }
-    grids = {key: _grid(target_shapes[int(key)]) for key, source in sources.items() if source == "spatial"}
+    grids = [
+        {key: _grid(of_kind[int(key)]) for key, source in sources.items() if source == "spatial"}
+        for of_kind in target_shapes
+    ]
     _freeze_unreached(backbone, config, num_classes=num_classes, losses=losses)
     return StudentModel(backbone, heads=heads, sources=sources, grids=grids)
 

@@ -18,7 +18,7 @@ from kd_ray.cache.replay import Replay, columns_for
 from kd_ray.cache.stream import Window
 from kd_ray.cache.units import Span
 from kd_ray.config.models import Input
-from kd_ray.config.views import Policy
+from kd_ray.config.views import Policy, Views
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.models.pixels import to_input
 from kd_ray.training.losses import NO_LABEL, Labels
@@ -31,14 +31,31 @@ TargetKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """What one step consumes: labels are NO_LABEL where none may be used, targets are [B, …] by (teacher, output)."""
+class Part:
+    """The views of one kind in a batch, those of one sample one after another.
+
+    Labels are NO_LABEL where none may be used, targets are [B, …] by (teacher, output).
+    """
 
     inputs_BCHW: Tensor
     labels: Labels
     targets: Mapping[TargetKey, Tensor]
     sample_ids_B: NDArray[np.uint64]
     view_indices_B: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sample_ids_B)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one step consumes: the views of the same samples, a part for each kind in the policy's order.
+
+    `num_images` counts a sample once for each repeat.
+    """
+
+    parts: tuple[Part, ...]
+    num_images: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +94,7 @@ class TargetSource(Protocol):
         """What is read for a whole span at once, [N, …] by (teacher, output)."""
 
     def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
-        """The targets of one batch, float32 [B, …] by (teacher, output)."""
+        """The targets of one part of a batch, float32 [B, …] by (teacher, output)."""
 
     def check(self, span: Span, drawn: Drawn) -> None:
         """Compare the replayed view with the stored digest where this view is one of those to be checked.
@@ -105,28 +122,75 @@ class NoTargets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamSettings:
-    """What decides the batches of a run. `num_views` None draws a fresh view each time instead of going round."""
+class StreamKind:
+    """One kind of views: `num_crops` of them at each repeat of a sample, as `input` wants them.
 
+    `num_views` None draws fresh views each time instead of going round.
+    """
+
+    name: str
     policy: Policy
-    view_seed: int
+    num_crops: int
     num_views: int | None
     input: Input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """What decides the batches of a run; `global_batch_size` counts a sample once for each of its `repeats`."""
+
+    kinds: tuple[StreamKind, ...]
+    view_seed: int
+    repeats: int
     global_batch_size: int
     num_threads: int
+
+    @property
+    def samples_per_step(self) -> int:
+        """How many samples all workers together take for a batch."""
+        return self.global_batch_size // self.repeats
+
+    def views_at(self, kind: StreamKind, occurrence: int) -> tuple[int, ...]:
+        """The views of a sample that has come `occurrence` times before: the next ones of this kind."""
+        num_views = self.repeats * kind.num_crops
+        indices = range(occurrence * num_views, (occurrence + 1) * num_views)
+        return tuple(indices) if kind.num_views is None else tuple(index % kind.num_views for index in indices)
+
+
+def stream_kinds(views: Views, input: Input, *, fresh: bool) -> tuple[StreamKind, ...]:
+    """The kinds of a recipe's views for a model with this input; `fresh` ones are never seen twice."""
+    return tuple(
+        StreamKind(
+            name=kind,
+            policy=views.policy.of_kind(kind),
+            num_crops=views.policy.num_crops(kind),
+            num_views=None if fresh else views.num_views(kind),
+            input=input.of_kind(views.policy, kind),
+        )
+        for kind in views.policy.kind_names
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """A sample that has come up: its place in a span, and by kind what is loaded of each of its views."""
+
+    span: Span
+    row: int
+    loaded: tuple[tuple[LoadedSpan, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OpenWindow:
-    """What is in memory of one window: rows by span, and by span and view what belongs to that view."""
+    """What is in memory of one window: rows by span, and by span, kind and view what belongs to that view."""
 
     window: Window
     rows: dict[int, Rows] = field(default_factory=dict)
-    loaded: dict[tuple[int, int], LoadedSpan] = field(default_factory=dict)
+    loaded: dict[tuple[int, str, int], LoadedSpan] = field(default_factory=dict)
 
 
 class BatchStream:
-    """The batches of one worker, endlessly, from any point of the run on."""
+    """The batches of one worker, endlessly, from any point of the run on; `targets` are by kind of view."""
 
     def __init__(
         self,
@@ -135,7 +199,7 @@ class BatchStream:
         *,
         corpus: PackedCorpus,
         usable_labels: frozenset[int],
-        targets: TargetSource,
+        targets: Mapping[str, TargetSource],
     ) -> None:
         self._settings = settings
         self._order = order
@@ -148,60 +212,82 @@ class BatchStream:
         return prefetched(self._batches(worker, num_workers, consumed), depth=PREFETCHED_BATCHES)
 
     def _batches(self, worker: int, num_workers: int, consumed: int) -> Iterator[Batch]:
-        per_lane = self._settings.global_batch_size // self._order.num_lanes
+        per_lane = self._settings.samples_per_step // self._order.num_lanes
         skip = consumed // self._order.num_lanes
         mine = lanes_of(worker, num_workers=num_workers, num_lanes=self._order.num_lanes)
         lanes = [self._turns(lane, skip) for lane in mine]
         with ThreadPoolExecutor(self._settings.num_threads) as pool:
             while True:
                 turns = [next(lane) for lane in lanes for _ in range(per_lane)]
-                yield self._batch(list(pool.map(self._prepare, turns)))
+                prepared = list(pool.map(self._prepare, turns))
+                parts = tuple(
+                    self._part(kind, [drawn for by_kind in prepared for drawn in by_kind[number]])
+                    for number, kind in enumerate(self._settings.kinds)
+                )
+                yield Batch(parts=parts, num_images=len(turns) * self._settings.repeats)
 
-    def _turns(self, lane: int, skip: int) -> Iterator[tuple[Span, LoadedSpan, int]]:
+    def _turns(self, lane: int, skip: int) -> Iterator[_Turn]:
         opened: dict[int, _OpenWindow] = {}
         for window, place in self._order.draws(lane, skip=skip):
             if window.source not in opened or opened[window.source].window is not window:
                 opened[window.source] = _OpenWindow(window=window)
             yield self._turn(opened[window.source], place)
 
-    def _turn(self, opened: _OpenWindow, place: int) -> tuple[Span, LoadedSpan, int]:
+    def _turn(self, opened: _OpenWindow, place: int) -> _Turn:
         window = opened.window
         index, occurrence = int(window.span_indices[place]), int(window.occurrences[place])
         span = self._order.sources[window.source].spans[index].span
-        num_views = self._settings.num_views
-        view_index = occurrence if num_views is None else occurrence % num_views
         if index not in opened.rows:
-            opened.rows[index] = self._corpus.read_rows(
-                span.shard, span.group_start, span.group_stop, columns=columns_for(self._settings.policy)
-            )
-        if (index, view_index) not in opened.loaded:
-            opened.loaded[index, view_index] = self._load(span, opened.rows[index], view_index)
-        return span, opened.loaded[index, view_index], int(window.rows[place])
+            columns = columns_for(*(kind.policy for kind in self._settings.kinds))
+            opened.rows[index] = self._corpus.read_rows(span.shard, span.group_start, span.group_stop, columns=columns)
+        loaded = []
+        for kind in self._settings.kinds:
+            view_indices = self._settings.views_at(kind, occurrence)
+            for view_index in view_indices:
+                if (index, kind.name, view_index) not in opened.loaded:
+                    found = self._load(span, opened.rows[index], kind, view_index)
+                    opened.loaded[index, kind.name, view_index] = found
+            loaded.append(tuple(opened.loaded[index, kind.name, view_index] for view_index in view_indices))
+        return _Turn(span=span, row=int(window.rows[place]), loaded=tuple(loaded))
 
-    def _load(self, span: Span, rows: Rows, view_index: int) -> LoadedSpan:
+    def _load(self, span: Span, rows: Rows, kind: StreamKind, view_index: int) -> LoadedSpan:
         labels = zip(rows.sample_ids.tolist(), rows.labels.tolist(), strict=True)
         return LoadedSpan(
             rows=rows,
-            replay=Replay(rows, policy=self._settings.policy, seed=self._settings.view_seed, max_kept_bytes=0),
+            replay=Replay(rows, policy=kind.policy, seed=self._settings.view_seed, max_kept_bytes=0),
             label_of={sample_id: label for sample_id, label in labels if sample_id in self._usable_labels},
             view_index=view_index,
-            targets=self._targets.load(span, view_index, rows),
+            targets=self._targets[kind.name].load(span, view_index, rows),
         )
 
-    def _prepare(self, turn: tuple[Span, LoadedSpan, int]) -> Drawn:
-        span, loaded, row = turn
-        view = loaded.replay.view(row, loaded.view_index)
-        size = self._settings.input
-        drawn = Drawn(loaded=loaded, row=row, view=view, pixels_HWC=view.render(size.size_px, size.interpolation))
-        self._targets.check(span, drawn)
-        return drawn
+    def _prepare(self, turn: _Turn) -> list[list[Drawn]]:
+        """By kind, the views of one sample, whose image is decoded once for all of them."""
+        prepared = []
+        image_HW3 = None
+        for kind, loaded in zip(self._settings.kinds, turn.loaded, strict=True):
+            view_indices = [each.view_index for each in loaded]
+            views = loaded[0].replay.views(turn.row, view_indices, image_HW3=image_HW3)
+            image_HW3 = views[0].image_HW3
+            drawn = [
+                Drawn(
+                    loaded=each,
+                    row=turn.row,
+                    view=view,
+                    pixels_HWC=view.render(kind.input.size_px, kind.input.interpolation),
+                )
+                for each, view in zip(loaded, views, strict=True)
+            ]
+            for each in drawn:
+                self._targets[kind.name].check(turn.span, each)
+            prepared.append(drawn)
+        return prepared
 
-    def _batch(self, drawn: Sequence[Drawn]) -> Batch:
+    def _part(self, kind: StreamKind, drawn: Sequence[Drawn]) -> Part:
         pixels_BHWC = np.stack([each.pixels_HWC for each in drawn])
-        return Batch(
-            inputs_BCHW=to_input(pixels_BHWC, self._settings.input),
+        return Part(
+            inputs_BCHW=to_input(pixels_BHWC, kind.input),
             labels=_labels_of(drawn),
-            targets=self._targets.collect(drawn),
+            targets=self._targets[kind.name].collect(drawn),
             sample_ids_B=np.array([each.sample_id for each in drawn], dtype=np.uint64),
             view_indices_B=np.array([each.loaded.view_index for each in drawn], dtype=np.int64),
         )

@@ -99,6 +99,7 @@ def fit(
 ) -> FitResult:
     """Train `network` (bare, or wrapped for data parallelism) for the steps of `settings` that `resume` has not seen.
 
+    It is called with a list of the inputs [B, C, H, W] of every part of a batch, and gives as many mappings of outputs.
     `batches` starts where `resume` stopped.
 
     Raises:
@@ -125,7 +126,7 @@ def fit(
         optimizer.step()
         schedule.step()
         step += 1
-        window.add(total, terms, samples=len(batch.sample_ids_B), wait_s=wait_s)
+        window.add(total, terms, samples=batch.num_images, wait_s=wait_s)
         if step % settings.log_every_steps == 0 or step == settings.num_steps:
             window.require_finite(step)
             metrics = window.metrics(optimizer.param_groups[0]["lr"])
@@ -145,17 +146,30 @@ def fit(
     return FitResult(history=history, seconds=time.perf_counter() - started_s, data_wait_s=waited_s)
 
 
-def samples_consumed(state: State | None, *, global_batch_size: int) -> int:
+def samples_consumed(state: State | None, *, samples_per_step: int) -> int:
     """How many samples the run of `state` has taken from its stream."""
-    return 0 if state is None else int(state["step"]) * global_batch_size
+    return 0 if state is None else int(state["step"]) * samples_per_step
 
 
 def _loss_of(
     network: nn.Module, batch: Batch, losses: WeightedLosses, device: torch.device
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    outputs = network(batch.inputs_BCHW.to(device, non_blocking=True))
-    targets = {key: value.to(device, non_blocking=True) for key, value in batch.targets.items()}
-    return losses(outputs, batch.labels.to(device), targets)
+    """One forward pass over all parts, which DistributedDataParallel needs; each term is its mean over all views."""
+    outputs = network([part.inputs_BCHW.to(device, non_blocking=True) for part in batch.parts])
+    found = []
+    for part, part_outputs in zip(batch.parts, outputs, strict=True):
+        targets = {key: value.to(device, non_blocking=True) for key, value in part.targets.items()}
+        found.append(losses(part_outputs, part.labels.to(device), targets))
+    if len(found) == 1:
+        return found[0]
+    num_views = sum(len(part) for part in batch.parts)
+    shares = [len(part) / num_views for part in batch.parts]
+    total = torch.stack([share * loss for share, (loss, _) in zip(shares, found, strict=True)]).sum()
+    terms = {
+        name: torch.stack([share * each[name] for share, (_, each) in zip(shares, found, strict=True)]).sum()
+        for name in found[0][1]
+    }
+    return total, terms
 
 
 def _state(

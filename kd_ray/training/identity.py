@@ -6,6 +6,7 @@ from typing import Any
 from kd_ray.cache.order import Order
 from kd_ray.cache.spec import Spec
 from kd_ray.config.recipe import Recipe
+from kd_ray.config.views import NAMELESS, Policy
 from kd_ray.storage import digest_of_json
 from kd_ray.training.batches import TargetKey
 
@@ -27,11 +28,13 @@ def distilled_fingerprint(
     *,
     corpus_id: str,
     order: Order,
-    views: Spec,
-    targets: Mapping[TargetKey, tuple[Spec, Spec]],
+    views: Mapping[str, Spec],
+    targets: Mapping[str, Mapping[TargetKey, tuple[Spec, Spec]]],
     student_weights: str | None,
 ) -> str:
-    """Of a student that follows teachers; `targets` are (target set, output), `student_weights` the file's version."""
+    """Of a student that follows teachers; `views` and `targets` (target set, output) are by kind of view,
+    `student_weights` is the file's version.
+    """
     return digest_of_json(
         {
             **_shared(recipe, corpus_id=corpus_id, order=order, student_weights=student_weights),
@@ -40,12 +43,30 @@ def distilled_fingerprint(
                 for source in order.sources
                 for each in source.spans
             ],
-            "views": views.fingerprint,
+            **_seen(recipe.views.policy, views, targets),
             "num_views": recipe.views.count,
-            "targets": [[*key, of.fingerprint, output.fingerprint] for key, (of, output) in sorted(targets.items())],
             "train": recipe.train.model_dump(mode="json", exclude=SPEED_ONLY),
         }
     )
+
+
+def _seen(
+    policy: Policy, views: Mapping[str, Spec], targets: Mapping[str, Mapping[TargetKey, tuple[Spec, Spec]]]
+) -> dict[str, Any]:
+    """The views and targets; of a policy without kinds and repeats in the form that is older than these."""
+    seen: dict[str, dict[str, Any]] = {
+        kind: {
+            "views": views[kind].fingerprint,
+            "targets": [[*key, of.fingerprint, output.fingerprint] for key, (of, output) in sorted(of_kind.items())],
+        }
+        for kind, of_kind in targets.items()
+    }
+    repeats = {"repeats": policy.repeats} if policy.repeats > 1 else {}
+    if not policy.kinds:
+        return {**seen[NAMELESS], **repeats}
+    given = {kind: {"num_crops": policy.num_crops(kind), "size_px": policy.size_px(kind)} for kind in policy.kinds}
+    # as a list: their order decides which views the network sums first
+    return {"kinds": [{"kind": kind, **given[kind], **seen[kind]} for kind in policy.kinds], **repeats}
 
 
 def reference_fingerprint(

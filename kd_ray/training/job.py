@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from kd_ray.cache.target_set import Output, open_output
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.corpus import Labels
-from kd_ray.config.models import Student, Teacher
+from kd_ray.config.models import Input, Student, Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.errors import CacheIncomplete
@@ -34,7 +34,7 @@ LIVE_BATCH_SIZE = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedSource:
-    """Which committed units a run reads."""
+    """Which committed units a run reads of one kind of views."""
 
     cache_uri: str
     view_set: Spec
@@ -67,28 +67,35 @@ class CachedSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveSource:
-    """Which teachers run in the loop, with which weights."""
+    """Which teachers run in the loop, with which weights; `inputs` has what each one gets, by kind of view and name."""
 
     teachers: Mapping[str, tuple[Teacher, str | None, int | None]]
     needed: frozenset[TargetKey]
+    inputs: Mapping[str, Mapping[str, Input]]
 
-    def open(self, device: torch.device) -> TargetSource:
-        """Load the teachers on the student's `device`."""
+    def open(self, device: torch.device) -> dict[str, TargetSource]:
+        """Load each teacher once on the student's `device`, for the views of every kind."""
         loaded = {
-            name: (
-                FrozenTeacher(
-                    config, num_classes=num_classes, weights_uri=uri, device=device, batch_size=LIVE_BATCH_SIZE
-                ),
-                config.input,
+            name: FrozenTeacher(
+                config, num_classes=num_classes, weights_uri=uri, device=device, batch_size=LIVE_BATCH_SIZE
             )
             for name, (config, uri, num_classes) in self.teachers.items()
         }
-        return LiveTargets(loaded, needed=set(self.needed))
+        return {
+            kind: LiveTargets(
+                {name: (teacher, inputs[name]) for name, teacher in loaded.items()}, needed=set(self.needed)
+            )
+            for kind, inputs in self.inputs.items()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
-    """One student, its data, its losses and its schedule. `source` None is training without a teacher."""
+    """One student, its data, its losses and its schedule.
+
+    `target_shapes` are, for each kind of views, those of the feature losses' targets by the loss's index. `source` has
+    what is cached by kind, or the teachers in the loop; None is training without a teacher.
+    """
 
     name: str
     run_uri: str
@@ -97,10 +104,10 @@ class TrainJob:
     student: Student
     num_classes: int
     losses: WeightedLosses
-    target_shapes: Mapping[int, tuple[int, ...]]
+    target_shapes: Sequence[Mapping[int, tuple[int, ...]]]
     stream: StreamSettings
     order: Order
-    source: CachedSource | LiveSource | None
+    source: Mapping[str, CachedSource] | LiveSource | None
     settings: FitSettings
     seed: int
 
@@ -118,6 +125,21 @@ def build(job: TrainJob) -> StudentModel:
     )
 
 
+def open_targets(job: TrainJob, device: torch.device) -> Mapping[str, TargetSource]:
+    """Where the job's targets come from, by kind of view.
+
+    Raises:
+        FingerprintMismatch, CacheIncomplete: the cache does not hold what the run was planned with.
+    """
+    match job.source:
+        case None:
+            return {kind.name: NoTargets() for kind in job.stream.kinds}
+        case LiveSource():
+            return job.source.open(device)
+        case _:
+            return {kind: cached.open(device) for kind, cached in job.source.items()}
+
+
 def train(
     job: TrainJob,
     network: nn.Module,
@@ -129,7 +151,7 @@ def train(
     resume: State | None,
 ) -> FitResult:
     """Train `network` on this worker's share of every batch."""
-    targets = NoTargets() if job.source is None else job.source.open(next(network.parameters()).device)
+    targets = open_targets(job, next(network.parameters()).device)
     stream = BatchStream(
         job.stream,
         job.order,
@@ -137,11 +159,11 @@ def train(
         usable_labels=frozenset(corpus.labelled_ids("train", job.labels).tolist()),
         targets=targets,
     )
-    consumed = samples_consumed(resume, global_batch_size=job.stream.global_batch_size)
+    consumed = samples_consumed(resume, samples_per_step=job.stream.samples_per_step)
     batches = stream.batches(worker=worker, num_workers=num_workers, consumed=consumed)
     try:
         result = fit(network, batches, job.losses, settings=job.settings, hooks=hooks, resume=resume)
-        return replace(result, num_rounded=targets.num_rounded)
+        return replace(result, num_rounded=sum(each.num_rounded for each in targets.values()))
     finally:
         batches.close()
 

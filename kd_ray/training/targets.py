@@ -21,7 +21,7 @@ from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.training.batches import Drawn, TargetKey
 from kd_ray.views import check_view
 
-STORED_PROOFS_KEPT = 64  # views of spans; what the lanes of one worker have open at a time
+STORED_PROOFS_KEPT = 512  # views of spans; what the lanes of one worker have open at a time, with crops and repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class LiveTargets:
         return {}
 
     def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
-        """One forward pass of each teacher over the batch's views at its own size."""
+        """One forward pass of each teacher over these views at its size for them."""
         targets: dict[TargetKey, Tensor] = {}
         for name, (teacher, size) in self._teachers.items():
             outputs = teacher(np.stack([each.view.render(size.size_px, size.interpolation) for each in drawn]))

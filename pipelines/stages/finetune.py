@@ -1,13 +1,16 @@
 """finetune: weights for every teacher, trained here where the recipe asks, then frozen."""
 
+from collections.abc import Mapping, Sequence
+
 from kd_ray.config.models import Finetune, Student, Teacher, TimmModel
 from kd_ray.config.train import CrossEntropyLoss
+from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join
 from kd_ray.storage.signature import signature
 from kd_ray.telemetry.progress import Meter
-from kd_ray.training.batches import StreamSettings
+from kd_ray.training.batches import StreamSettings, stream_kinds
 from kd_ray.training.fit import FitSettings
 from kd_ray.training.job import WEIGHTS_FILE, TrainJob, is_finished
 from kd_ray.training.losses import WeightedLosses
@@ -28,7 +31,7 @@ def prepare_teachers(run: Run, corpus: PackedCorpus) -> dict[str, KnownTeacher]:
 def known_teacher(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher | None:
     """The teacher where its weights exist and have been looked at; None where there is work to do first."""
     num_classes = num_classes_of(config, corpus)
-    record = run.record("teacher", _record_key(config, num_classes, weights=_weights_key(run, corpus, config)))
+    record = run.record("teacher", _record_key(run, corpus, config, num_classes))
     if record is None:
         return None
     return KnownTeacher(
@@ -37,9 +40,14 @@ def known_teacher(run: Run, corpus: PackedCorpus, name: str, config: Teacher) ->
         num_classes=num_classes,
         weights_uri=record["weights_uri"],
         weights_fingerprint=record["weights_fingerprint"],
-        shapes={output: tuple(shape) for output, shape in record["shapes"].items()},
+        shapes=_as_shapes(record["shapes"]),
         num_parameters=record["num_parameters"],
+        kind_shapes={kind: _as_shapes(shapes) for kind, shapes in record.get("kind_shapes", {}).items()},
     )
+
+
+def _as_shapes(recorded: Mapping[str, list[int]]) -> dict[str, tuple[int, ...]]:
+    return {output: tuple(shape) for output, shape in recorded.items()}
 
 
 def num_classes_of(config: Teacher, corpus: PackedCorpus) -> int | None:
@@ -54,6 +62,8 @@ def _prepare(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> Know
     weights_key = _weights_key(run, corpus, config)
     weights_uri = config.weights
     if config.finetune is not None:
+        if run.recipe.views.policy.kinds:  # it trains at their sizes, which must not fail in the middle
+            _shapes_seen(config, run.recipe.views.policy, num_classes=num_classes_of(config, corpus))
         job = _finetune_job(run, corpus, name, config, config.finetune, key=weights_key)
         weights_uri = join(job.run_uri, WEIGHTS_FILE)
         if not is_finished(job):
@@ -79,28 +89,64 @@ def _finetune(run: Run, job: TrainJob, finetune: Finetune, *, key: str) -> None:
 
 def _look_at(run: Run, corpus: PackedCorpus, name: str, config: Teacher, *, weights_uri: str | None) -> KnownTeacher:
     """Load the weights once, for their fingerprint and the shapes of the outputs, and keep what was found."""
-    from kd_ray.models import output_shapes, state_fingerprint
+    from kd_ray.models import state_fingerprint
     from kd_ray.teachers.frozen import load_teacher
 
     num_classes = num_classes_of(config, corpus)
-    shapes = output_shapes(
-        config.model,
-        size_px=config.input.size_px,
-        num_classes=num_classes,
-        names=config.outputs.names(),
-        spatial_stage=config.outputs.spatial_stage,
-    )
+    shapes, kind_shapes = _shapes_seen(config, run.recipe.views.policy, num_classes=num_classes)
     module = load_teacher(config, num_classes=num_classes, weights_uri=weights_uri)
     record = {
         "weights_uri": weights_uri,
         "weights_fingerprint": state_fingerprint(module),
-        "shapes": {output: list(shape) for output, shape in shapes.items()},
+        "shapes": shapes,
         "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "kind_shapes": kind_shapes,
     }
-    run.write_record("teacher", _record_key(config, num_classes, weights=_weights_key(run, corpus, config)), record)
+    run.write_record("teacher", _record_key(run, corpus, config, num_classes), record)
     known = known_teacher(run, corpus, name, config)
     assert known is not None, "the record was just written"
     return known
+
+
+def _shapes_seen(
+    config: Teacher, policy: Policy, *, num_classes: int | None
+) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, Mapping[str, tuple[int, ...]]]]:
+    """Of the outputs at the teacher's own size, and by kind at that of each kind.
+
+    Raises:
+        ModelError: the model does not take one of the sizes, or lacks an output.
+    """
+    return (
+        teacher_shapes(config, config.outputs.names(), num_classes=num_classes, size_px=config.input.size_px),
+        {
+            kind: teacher_shapes(
+                config,
+                config.outputs.names(),
+                num_classes=num_classes,
+                size_px=config.input.of_kind(policy, kind).size_px,
+            )
+            for kind in policy.kinds
+        },
+    )
+
+
+def teacher_shapes(
+    config: Teacher, names: Sequence[str], *, num_classes: int | None, size_px: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the outputs `names` of a view of `size_px`.
+
+    Raises:
+        ModelError: the model does not take this size, or lacks an output.
+    """
+    from kd_ray.models import output_shapes
+
+    return output_shapes(
+        config.model,
+        size_px=size_px,
+        num_classes=num_classes,
+        names=names,
+        spatial_stage=config.outputs.spatial_stage,
+    )
 
 
 def _weights_key(run: Run, corpus: PackedCorpus, config: Teacher) -> str:
@@ -120,10 +166,17 @@ def _weights_key(run: Run, corpus: PackedCorpus, config: Teacher) -> str:
     )
 
 
-def _record_key(config: Teacher, num_classes: int | None, *, weights: str) -> str:
+def _record_key(run: Run, corpus: PackedCorpus, config: Teacher, num_classes: int | None) -> str:
     """Everything that a look at the weights depends on."""
+    policy = run.recipe.views.policy
     looked_at = config.model_dump(mode="json", include={"model", "input", "outputs"})
-    return key_of(teacher=looked_at, num_classes=num_classes, weights=weights)
+    sizes = {kind: config.input.of_kind(policy, kind).size_px for kind in policy.kinds}
+    return key_of(
+        teacher=looked_at,
+        num_classes=num_classes,
+        weights=_weights_key(run, corpus, config),
+        **({"kinds": sizes} if sizes else {}),
+    )
 
 
 def _finetune_job(
@@ -139,12 +192,11 @@ def _finetune_job(
         student=Student(name=name, model=config.model, weights=config.weights, input=config.input),
         num_classes=len(corpus.classes),
         losses=WeightedLosses(losses=(loss,), teachers=(None,)),
-        target_shapes={},
+        target_shapes=({},) * len(run.recipe.views.policy.kind_names),
         stream=StreamSettings(
-            policy=run.recipe.views.policy,
+            kinds=stream_kinds(run.recipe.views, config.input, fresh=True),
             view_seed=run.recipe.views.seed,
-            num_views=None,
-            input=config.input,
+            repeats=run.recipe.views.policy.repeats,
             global_batch_size=finetune.global_batch_size,
             num_threads=1,
         ),

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from kd_ray.cache.plan import spans_of
+from kd_ray.cache.units import Span
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import EVALUATION_VIEW_SEED
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.extraction.kinds import plan_kinds
 from kd_ray.extraction.masks import refuse_without_masks
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan, ViewSetPlan, bytes_per_view, plan_targets, plan_view_set
 from kd_ray.telemetry.units import human_bytes
@@ -18,17 +20,25 @@ from pipelines.context import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePlan:
-    """Targets for training by teacher, and logits of the evaluation view by teacher (for those that store logits)."""
+    """Targets for training by kind of view and teacher, and logits of the evaluation view by teacher (for those that
+    store logits). The views of all kinds have the same spans.
+    """
 
-    training_views: ViewSetPlan
-    training: Mapping[str, TargetPlan]
+    training_views: Mapping[str, ViewSetPlan]
+    training: Mapping[str, Mapping[str, TargetPlan]]
     evaluation: Mapping[str, TargetPlan]
     is_live: bool
 
     @property
     def all(self) -> list[TargetPlan]:
         """Every target set that the run reads from the cache."""
-        return [*([] if self.is_live else self.training.values()), *self.evaluation.values()]
+        training = [] if self.is_live else [each for kind in self.training.values() for each in kind.values()]
+        return [*training, *self.evaluation.values()]
+
+    @property
+    def training_spans(self) -> list[Span]:
+        """All spans of the training split."""
+        return next(iter(self.training_views.values())).spans
 
 
 def plan_cache(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> CachePlan:
@@ -70,9 +80,10 @@ def plan_table(plan: CachePlan, recipe: Recipe) -> Table:
 
 def break_even(plan: CachePlan, recipe: Recipe) -> str:
     """Teacher forward passes with and without a cache; says so where this run saves nothing."""
-    cached = sum(each.forwards_total for each in plan.training.values())
-    num_samples = plan.training_views.views_in(plan.training_views.units) // plan.training_views.num_views
-    live = recipe.train.num_steps(num_samples) * recipe.train.global_batch_size * len(plan.training)
+    cached = sum(each.forwards_total for kind in plan.training.values() for each in kind.values())
+    num_samples = sum(next(iter(plan.training_views.values())).rows_of.values())
+    num_images = recipe.train.num_steps(num_samples) * recipe.train.global_batch_size
+    live = num_images * sum(recipe.views.policy.num_crops(kind) * len(each) for kind, each in plan.training.items())
     ratio = live / cached if cached else float("inf")
     if ratio <= 1:
         return (
@@ -86,18 +97,15 @@ def break_even(plan: CachePlan, recipe: Recipe) -> str:
 
 
 def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> CachePlan:
-    """Both view sets and every teacher's targets on them."""
-    widest = max(
-        size for teacher in teachers.values() for size in bytes_per_view(teacher.config, teacher.shapes).values()
-    )
-    training_views = plan_view_set(
+    """All view sets and every teacher's targets on them."""
+    policy = recipe.views.policy
+    seeing = {kind: {name: each.of_kind(policy, kind) for name, each in teachers.items()} for kind in policy.kind_names}
+    training_views = plan_kinds(
         corpus,
         split="train",
-        policy=recipe.views.policy,
-        seed=recipe.views.seed,
-        num_views=recipe.views.count,
+        views=recipe.views,
         cache=recipe.cache,
-        widest_bytes_per_view=widest,
+        widest_bytes_per_view={kind: _widest(each) for kind, each in seeing.items()},
     )
     evaluation_views = plan_view_set(
         corpus,
@@ -106,7 +114,7 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
         seed=EVALUATION_VIEW_SEED,
         num_views=1,
         cache=recipe.cache,
-        widest_bytes_per_view=widest,
+        widest_bytes_per_view=_widest(teachers),
     )
     # training looks at views of the val split, which no plan is made of
     val = spans_of({shard.name: len(shard.rows_per_group) for shard in corpus.shards("val")}, unit_row_groups=1)
@@ -114,14 +122,17 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
     return CachePlan(
         training_views=training_views,
         training={
-            name: plan_targets(
-                teacher,
-                training_views,
-                corpus=corpus,
-                cache_uri=recipe.cache.uri,
-                outputs=teacher.config.outputs.names(),
-            )
-            for name, teacher in teachers.items()
+            kind: {
+                name: plan_targets(
+                    teacher,
+                    training_views[kind],
+                    corpus=corpus,
+                    cache_uri=recipe.cache.uri,
+                    outputs=teacher.config.outputs.names(),
+                )
+                for name, teacher in of_kind.items()
+            }
+            for kind, of_kind in seeing.items()
         },
         evaluation={
             name: plan_targets(
@@ -131,4 +142,11 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
             if "logits" in teacher.config.outputs.names()
         },
         is_live=recipe.train.targets == "live",
+    )
+
+
+def _widest(teachers: Mapping[str, KnownTeacher]) -> int:
+    """Bytes of the widest output of any teacher, for one view."""
+    return max(
+        size for teacher in teachers.values() for size in bytes_per_view(teacher.config, teacher.shapes).values()
     )

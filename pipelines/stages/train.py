@@ -12,7 +12,7 @@ from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join, open_storage
 from kd_ray.storage.signature import signature
 from kd_ray.telemetry.progress import Meter
-from kd_ray.training.batches import StreamSettings, TargetKey
+from kd_ray.training.batches import StreamSettings, TargetKey, stream_kinds
 from kd_ray.training.fit import FitSettings
 from kd_ray.training.identity import distilled_fingerprint, reference_fingerprint
 from kd_ray.training.job import RUN_FILE, CachedSource, LiveSource, TrainJob, is_finished
@@ -83,10 +83,11 @@ def _distilled_job(
             None if isinstance(loss, CrossEntropyLoss) else recipe.teacher_of(loss) for loss in train.losses
         ),
     )
-    cached = _cached_source(recipe, plan, sorted(losses.needed_targets()))
+    needed = sorted(losses.needed_targets())
+    cached = _cached_sources(recipe, plan, needed)
     order = full_order(
         corpus,
-        plan.training_views.spans,
+        plan.training_spans,
         seed=train.seed,
         num_lanes=train.lanes,
         window=train.shuffle_window,
@@ -96,11 +97,11 @@ def _distilled_job(
         recipe,
         corpus_id=corpus.annotated_id,
         order=order,
-        views=cached.view_set,
-        targets=cached.outputs,
+        views={kind: each.view_set for kind, each in cached.items()},
+        targets={kind: each.outputs for kind, each in cached.items()},
         student_weights=_weights_signature(recipe),
     )
-    source = cached if train.targets == "cached" else _live_source(teachers, frozenset(cached.outputs))
+    source = cached if train.targets == "cached" else _live_source(recipe, teachers, frozenset(needed))
     return TrainJob(
         name=recipe.student.name,
         run_uri=join(recipe.out, "runs", f"{recipe.student.name}-{fingerprint[:12]}"),
@@ -109,40 +110,54 @@ def _distilled_job(
         student=recipe.student,
         num_classes=_num_classes(train, teachers, recipe, corpus),
         losses=losses,
-        target_shapes={
-            index: teachers[recipe.teacher_of(loss)].shapes[loss.output]
-            for index, loss in enumerate(train.losses)
-            if isinstance(loss, FeatureLoss)
-        },
-        stream=_stream(recipe, num_views=recipe.views.count),
+        target_shapes=tuple(
+            {
+                index: teachers[recipe.teacher_of(loss)].of_kind(recipe.views.policy, kind).shapes[loss.output]
+                for index, loss in enumerate(train.losses)
+                if isinstance(loss, FeatureLoss)
+            }
+            for kind in recipe.views.policy.kind_names
+        ),
+        stream=_stream(recipe, fresh=False),
         order=order,
-        source=source if cached.outputs else None,
+        source=source if needed else None,
         settings=_settings(train, train.num_steps(order.num_samples)),
         seed=train.seed,
     )
 
 
-def _cached_source(recipe: Recipe, plan: CachePlan, needed: list[TargetKey]) -> CachedSource:
-    jobs = {teacher: plan.training[teacher].job for teacher, _ in needed}
-    return CachedSource(
-        cache_uri=recipe.cache.uri,
-        view_set=plan.training_views.spec,
-        outputs={
-            (teacher, output): (jobs[teacher].target_set, jobs[teacher].outputs[output]) for teacher, output in needed
-        },
-        units=plan.training_views.units,
-        policy=recipe.views.policy,
-        verify_one_in=recipe.views.verify_one_in,
-    )
+def _cached_sources(recipe: Recipe, plan: CachePlan, needed: list[TargetKey]) -> dict[str, CachedSource]:
+    """By kind of view."""
+    return {
+        kind: CachedSource(
+            cache_uri=recipe.cache.uri,
+            view_set=views.spec,
+            outputs={
+                (teacher, output): (
+                    plan.training[kind][teacher].job.target_set,
+                    plan.training[kind][teacher].job.outputs[output],
+                )
+                for teacher, output in needed
+            },
+            units=views.units,
+            policy=views.policy,
+            verify_one_in=recipe.views.verify_one_in,
+        )
+        for kind, views in plan.training_views.items()
+    }
 
 
-def _live_source(teachers: Mapping[str, KnownTeacher], needed: frozenset[TargetKey]) -> LiveSource:
+def _live_source(recipe: Recipe, teachers: Mapping[str, KnownTeacher], needed: frozenset[TargetKey]) -> LiveSource:
+    names, policy = sorted({teacher for teacher, _ in needed}), recipe.views.policy
     return LiveSource(
         teachers={
-            name: (teachers[name].config, teachers[name].weights_uri, teachers[name].num_classes)
-            for name in sorted({teacher for teacher, _ in needed})
+            name: (teachers[name].config, teachers[name].weights_uri, teachers[name].num_classes) for name in names
         },
         needed=needed,
+        inputs={
+            kind: {name: teachers[name].config.input.of_kind(policy, kind) for name in names}
+            for kind in policy.kind_names
+        },
     )
 
 
@@ -173,19 +188,18 @@ def _reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) ->
         name=name,
         run_uri=join(recipe.out, "runs", f"{name}-{fingerprint[:12]}"),
         losses=WeightedLosses(losses=(CrossEntropyLoss(kind="cross_entropy"),), teachers=(None,)),
-        target_shapes={},
-        stream=_stream(recipe, num_views=None),
+        target_shapes=({},) * len(recipe.views.policy.kind_names),
+        stream=_stream(recipe, fresh=True),
         order=order,
         source=None,
     )
 
 
-def _stream(recipe: Recipe, *, num_views: int | None) -> StreamSettings:
+def _stream(recipe: Recipe, *, fresh: bool) -> StreamSettings:
     return StreamSettings(
-        policy=recipe.views.policy,
+        kinds=stream_kinds(recipe.views, recipe.student.input, fresh=fresh),
         view_seed=recipe.views.seed,
-        num_views=num_views,
-        input=recipe.student.input,
+        repeats=recipe.views.policy.repeats,
         global_batch_size=recipe.train.global_batch_size,
         num_threads=max(int(recipe.train.resources_per_worker.num_cpus), 1),
     )
@@ -206,13 +220,15 @@ def check_student(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, K
 
     num_classes = _num_classes(recipe.train, teachers, recipe, corpus)
     features = sorted({loss.output for loss in recipe.train.losses if isinstance(loss, FeatureLoss)})
-    output_shapes(
-        recipe.student.model,
-        size_px=recipe.student.input.size_px,
-        num_classes=num_classes,
-        names=("logits", *features),
-        spatial_stage=-1,
-    )
+    policy, own = recipe.views.policy, recipe.student.input
+    for size_px in {own.size_px, *(own.of_kind(policy, kind).size_px for kind in policy.kind_names)}:
+        output_shapes(
+            recipe.student.model,
+            size_px=size_px,
+            num_classes=num_classes,
+            names=("logits", *features),
+            spatial_stage=-1,
+        )
 
 
 def _settings(train: Train, num_steps: int) -> FitSettings:

@@ -23,7 +23,7 @@ from kd_ray.config.corpus import DigitsCorpus, FolderCorpus
 from kd_ray.config.models import CifarResNet, Input, Student, Teacher
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.train import CrossEntropyLoss, KdLoss, Loss
-from kd_ray.config.views import ColorJitter, Policy, RandomResizedCrop
+from kd_ray.config.views import NAMELESS, ColorJitter, Policy, RandomResizedCrop
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
 from kd_ray.extraction.job import build_extractor
@@ -31,7 +31,7 @@ from kd_ray.extraction.plan import KnownTeacher, plan_targets, plan_view_set
 from kd_ray.models import build_model, save_weights, state_fingerprint
 from kd_ray.storage import open_storage
 from kd_ray.students.student import build_student
-from kd_ray.training.batches import Batch, BatchStream, NoTargets, StreamSettings, TargetSource
+from kd_ray.training.batches import Batch, BatchStream, NoTargets, StreamKind, StreamSettings, TargetSource
 from kd_ray.training.job import CachedSource, LiveSource
 from kd_ray.training.losses import WeightedLosses
 from kd_ray.training.snapshot import full_order
@@ -114,6 +114,7 @@ def _ways(folder: Path, images: str | None) -> list[Way]:
     live = LiveSource(
         teachers={"teacher": (teacher.config, teacher.weights_uri, teacher.num_classes)},
         needed=frozenset({("teacher", "logits")}),
+        inputs={NAMELESS: {"teacher": SIZE}},
     )
     order = full_order(corpus, views.spans, seed=0, num_lanes=4, window=2)
     supervised, distilled = CrossEntropyLoss(kind="cross_entropy"), KdLoss(kind="kd")
@@ -121,17 +122,16 @@ def _ways(folder: Path, images: str | None) -> list[Way]:
     def way(name: str, source: TargetSource, loss: Loss) -> Way:
         stream = BatchStream(
             StreamSettings(
-                policy=POLICY,
+                kinds=(StreamKind(name=NAMELESS, policy=POLICY, num_crops=1, num_views=NUM_VIEWS, input=SIZE),),
                 view_seed=0,
-                num_views=NUM_VIEWS,
-                input=SIZE,
+                repeats=1,
                 global_batch_size=BATCH_SIZE,
                 num_threads=1,
             ),
             order,
             corpus=corpus,
             usable_labels=frozenset(corpus.members("train").sample_ids.tolist()),
-            targets=source,
+            targets={NAMELESS: source},
         )
         batches = stream.batches(worker=0, num_workers=1, consumed=0)
         return Way(name=name, batches=batches, step=_step(corpus, loss), wall_ms=[], cpu_ms=[])
@@ -139,7 +139,7 @@ def _ways(folder: Path, images: str | None) -> list[Way]:
     return [
         way("plain supervised", NoTargets(), supervised),
         way("from the cache", cached.open(torch.device("cpu")), distilled),
-        way("teacher in the loop", live.open(torch.device("cpu")), distilled),
+        way("teacher in the loop", live.open(torch.device("cpu"))[NAMELESS], distilled),
     ]
 
 
@@ -177,12 +177,13 @@ def _teacher(folder: Path, corpus: PackedCorpus) -> KnownTeacher:
 
 def _step(corpus: PackedCorpus, loss: Loss) -> Callable[[Batch], None]:
     config = Student(model=CifarResNet(kind="cifar_resnet", depth=8), input=SIZE)
-    student = build_student(config, num_classes=len(corpus.classes), losses=[loss], target_shapes={})
+    student = build_student(config, num_classes=len(corpus.classes), losses=[loss], target_shapes=({},))
     losses = WeightedLosses(losses=(loss,), teachers=(None if isinstance(loss, CrossEntropyLoss) else "teacher",))
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
 
     def step(batch: Batch) -> None:
-        total, _ = losses(student(batch.inputs_BCHW), batch.labels, batch.targets)
+        (part,) = batch.parts
+        total, _ = losses(student(part.inputs_BCHW), part.labels, part.targets)
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

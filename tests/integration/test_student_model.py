@@ -33,7 +33,7 @@ def student(
     config = Student.model_validate({"model": model, "input": {"size_px": (64, 64)}} | changes)
     adapter: TypeAdapter[Loss] = TypeAdapter(Loss)
     parsed = [adapter.validate_python(loss) for loss in losses]
-    return build_student(config, num_classes=5, losses=parsed, target_shapes=shapes)
+    return build_student(config, num_classes=5, losses=parsed, target_shapes=(shapes,))
 
 
 @pytest.fixture

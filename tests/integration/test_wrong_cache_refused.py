@@ -18,7 +18,7 @@ from kd_ray.training.fit import FitResult
 from kd_ray.training.job import build, train
 from kd_ray.views import Proof, decode_views
 from tests.support.tiny_world import (
-    cached_source,
+    cached_sources,
     extract,
     fit_settings,
     pack_images,
@@ -56,7 +56,7 @@ def train_from(plan: TargetPlan, teacher: KnownTeacher, corpus: PackedCorpus, *,
         plan.view_set,
         teacher,
         losses=LOSSES,
-        source=cached_source(plan, verify_one_in=verify_one_in),
+        source=cached_sources(plan, verify_one_in=verify_one_in),
         run_uri="never-written",
         settings=fit_settings(3),
     )

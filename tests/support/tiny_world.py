@@ -1,6 +1,6 @@
 """A small world in which the whole job runs in seconds: images, a packed corpus, teachers, a cache, training jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -16,7 +16,7 @@ from kd_ray.config.corpus import AllLabels, FolderCorpus, HashSplit
 from kd_ray.config.models import Input, Optimizer, Schedule, Student, Teacher
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.train import FeatureLoss, Loss
-from kd_ray.config.views import ColorJitter, HorizontalFlip, Mix, Policy, RandomResizedCrop
+from kd_ray.config.views import NAMELESS, ColorJitter, HorizontalFlip, Mix, Policy, RandomResizedCrop
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
 from kd_ray.extraction.job import build_extractor
@@ -24,7 +24,7 @@ from kd_ray.extraction.plan import KnownTeacher, TargetPlan, ViewSetPlan, plan_t
 from kd_ray.extraction.unit import UnitReport
 from kd_ray.models import build_model, output_shapes, save_weights, state_fingerprint
 from kd_ray.storage import open_storage
-from kd_ray.training.batches import StreamSettings
+from kd_ray.training.batches import StreamKind, StreamSettings
 from kd_ray.training.fit import FitSettings
 from kd_ray.training.job import CachedSource, LiveSource, TrainJob
 from kd_ray.training.losses import WeightedLosses
@@ -156,6 +156,11 @@ def extract(plan: TargetPlan, *, batch_size: int = 32, attempt: str = "first") -
     return [extractor(unit, attempt=attempt) for unit in plan.missing]
 
 
+def cached_sources(plan: TargetPlan, *, verify_one_in: int = 1) -> dict[str, CachedSource]:
+    """`cached_source` as the only kind of views."""
+    return {NAMELESS: cached_source(plan, verify_one_in=verify_one_in)}
+
+
 def cached_source(plan: TargetPlan, *, verify_one_in: int = 1) -> CachedSource:
     """Training reads what `plan` has asked for; every view is checked unless told otherwise."""
     job = plan.job
@@ -174,18 +179,26 @@ def live_source(teacher: KnownTeacher, *, outputs: Sequence[str] = ("summary", "
     return LiveSource(
         teachers={teacher.name: (teacher.config, teacher.weights_uri, teacher.num_classes)},
         needed=frozenset((teacher.name, output) for output in outputs),
+        inputs={NAMELESS: {teacher.name: teacher.config.input}},
     )
 
 
 def stream_settings(
-    *, num_views: int | None, global_batch_size: int = 16, num_threads: int = 1, policy: Policy = POLICY
+    *,
+    num_views: int | None,
+    global_batch_size: int = 16,
+    num_threads: int = 1,
+    policy: Policy = POLICY,
+    repeats: int = 1,
 ) -> StreamSettings:
     """Batches of the tiny policy at the student's size."""
+    kind = StreamKind(
+        name=NAMELESS, policy=policy, num_crops=1, num_views=num_views, input=Input(size_px=STUDENT_SIZE_PX)
+    )
     return StreamSettings(
-        policy=policy,
+        kinds=(kind,),
         view_seed=VIEW_SEED,
-        num_views=num_views,
-        input=Input(size_px=STUDENT_SIZE_PX),
+        repeats=repeats,
         global_batch_size=global_batch_size,
         num_threads=num_threads,
     )
@@ -211,7 +224,7 @@ def train_job(
     teacher: KnownTeacher,
     *,
     losses: Sequence[Loss],
-    source: CachedSource | LiveSource | None,
+    source: Mapping[str, CachedSource] | LiveSource | None,
     run_uri: Path | str,
     settings: FitSettings,
 ) -> TrainJob:
@@ -229,9 +242,9 @@ def train_job(
             losses=tuple(losses),
             teachers=tuple(None if loss.kind == "cross_entropy" else teacher.name for loss in losses),
         ),
-        target_shapes={
-            index: teacher.shapes[loss.output] for index, loss in enumerate(losses) if isinstance(loss, FeatureLoss)
-        },
+        target_shapes=(
+            {index: teacher.shapes[loss.output] for index, loss in enumerate(losses) if isinstance(loss, FeatureLoss)},
+        ),
         stream=stream_settings(num_views=views.num_views, policy=views.policy),
         order=full_order(corpus, views.spans, seed=1, num_lanes=4, window=2),
         source=source,

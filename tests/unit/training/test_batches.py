@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from kd_ray.cache.plan import spans_of
 from kd_ray.cache.units import Span
 from kd_ray.config.corpus import AllLabels, Labels, LabelsPerClass, NoLabels
+from kd_ray.config.views import NAMELESS
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.errors import CacheCorrupt
 from kd_ray.models.pixels import to_input
-from kd_ray.training.batches import Batch, BatchStream, NoTargets, TargetKey, TargetSource
+from kd_ray.training.batches import Batch, BatchStream, NoTargets, Part, TargetKey, TargetSource
 from kd_ray.training.losses import NO_LABEL
 from kd_ray.training.sampling import Sampling
 from kd_ray.training.snapshot import full_order, labelled_order
@@ -42,13 +43,20 @@ def make_stream(tiny_corpus: PackedCorpus, tmp_path_factory: pytest.TempPathFact
             full_order(tiny_corpus, spans, seed=1, num_lanes=NUM_LANES, window=2),
             corpus=tiny_corpus,
             usable_labels=frozenset(tiny_corpus.labelled_ids("train", usable or AllLabels()).tolist()),
-            targets=targets or NoTargets(),
+            targets={NAMELESS: targets or NoTargets()},
         )
 
     return make
 
 
-def take(stream: BatchStream, count: int, *, worker: int = 0, num_workers: int = 1, consumed: int = 0) -> list[Batch]:
+def take(stream: BatchStream, count: int, *, worker: int = 0, num_workers: int = 1, consumed: int = 0) -> list[Part]:
+    """Batches of views of one kind."""
+    return [only_part(batch) for batch in take_whole(stream, count, worker, num_workers, consumed)]
+
+
+def take_whole(
+    stream: BatchStream, count: int, worker: int = 0, num_workers: int = 1, consumed: int = 0
+) -> list[Batch]:
     batches = stream.batches(worker=worker, num_workers=num_workers, consumed=consumed)
     try:
         return list(islice(batches, count))
@@ -56,11 +64,16 @@ def take(stream: BatchStream, count: int, *, worker: int = 0, num_workers: int =
         batches.close()
 
 
-def seen(batch: Batch) -> list[tuple[int, int]]:
+def only_part(batch: Batch) -> Part:
+    (part,) = batch.parts
+    return part
+
+
+def seen(batch: Part) -> list[tuple[int, int]]:
     return list(zip(batch.sample_ids_B.tolist(), batch.view_indices_B.tolist(), strict=True))
 
 
-def assert_equal(found: Batch, wanted: Batch) -> None:
+def assert_equal(found: Part, wanted: Part) -> None:
     assert seen(found) == seen(wanted)
     assert torch.equal(found.inputs_BCHW, wanted.inputs_BCHW)
     assert torch.equal(found.labels.own_B, wanted.labels.own_B)
@@ -120,7 +133,7 @@ def test_view_index_goes_round(make_stream) -> None:
 
 
 def test_inputs_are_the_replayed_views(make_stream, tiny_corpus: PackedCorpus) -> None:
-    images, settings = images_of(tiny_corpus), stream_settings(num_views=3)
+    images, size = images_of(tiny_corpus), stream_settings(num_views=3).kinds[0].input
     for batch in take(make_stream(), 9)[::4]:
         expected = []
         for sample_id, view_index in seen(batch):
@@ -128,8 +141,8 @@ def test_inputs_are_the_replayed_views(make_stream, tiny_corpus: PackedCorpus) -
             params = draw(
                 POLICY, seed=VIEW_SEED, sample_id=sample_id, view_index=view_index, image_size_px=image.shape[:2]
             )
-            expected.append(render(image, params, size_px=settings.input.size_px, interpolation="bicubic"))
-        assert torch.equal(batch.inputs_BCHW, to_input(np.stack(expected), settings.input))
+            expected.append(render(image, params, size_px=size.size_px, interpolation="bicubic"))
+        assert torch.equal(batch.inputs_BCHW, to_input(np.stack(expected), size))
 
 
 def labels_by_id(corpus: PackedCorpus) -> dict[int, int]:
@@ -137,7 +150,7 @@ def labels_by_id(corpus: PackedCorpus) -> dict[int, int]:
     return dict(zip(members.sample_ids.tolist(), members.labels.tolist(), strict=True))
 
 
-def shown(batches: list[Batch]) -> dict[int, int]:
+def shown(batches: list[Part]) -> dict[int, int]:
     return {
         sample_id: int(label)
         for batch in batches
@@ -163,7 +176,7 @@ def test_a_labelled_order_holds_the_labelled_samples_alone(tiny_corpus: PackedCo
         order,
         corpus=tiny_corpus,
         usable_labels=frozenset(allowed),
-        targets=NoTargets(),
+        targets={NAMELESS: NoTargets()},
     )
     batches = take(stream, 6)
     assert order.num_samples == 12
@@ -194,7 +207,7 @@ def mixed_stream(corpus: PackedCorpus, **changes: Any) -> BatchStream:
         ),
         corpus=corpus,
         usable_labels=frozenset(corpus.labelled_ids("train", labels).tolist()),
-        targets=arguments["targets"],
+        targets={NAMELESS: arguments["targets"]},
     )
 
 
@@ -265,7 +278,7 @@ class LostUnit(NoTargets):
 def test_what_cannot_be_read_stops_the_consumer_where_it_is_due(make_stream) -> None:
     batches = make_stream(targets=LostUnit()).batches(worker=0, num_workers=1, consumed=0)
     try:
-        views = {int(view) for batch in islice(batches, 4) for view in batch.view_indices_B}
+        views = {int(view) for batch in islice(batches, 4) for view in only_part(batch).view_indices_B}
         assert views == {0}
         with pytest.raises(CacheCorrupt, match=r"train-\d+: lost"):
             list(islice(batches, 10))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kd_ray.config.models import Optimizer, Schedule
 from kd_ray.config.train import CrossEntropyLoss, KdLoss
 from kd_ray.errors import TrainingError
-from kd_ray.training.batches import Batch
+from kd_ray.training.batches import Batch, Part
 from kd_ray.training.fit import FitResult, Metrics, State, fit, samples_consumed
 from kd_ray.training.job import decode_state, encode_state
 from kd_ray.training.losses import Labels, WeightedLosses
@@ -35,8 +35,8 @@ class Network(nn.Module):
             nn.Linear(3 * NUM_PIXELS, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, NUM_CLASSES)
         )
 
-    def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.layers(x_BCHW.flatten(1))}
+    def forward(self, x: list[Tensor]) -> list[dict[str, Tensor]]:
+        return [{"logits": self.layers(x_BCHW.flatten(1))} for x_BCHW in x]
 
 
 class Watching:
@@ -71,13 +71,14 @@ def batches(first_step: int = 0, *, spoiled_step: int | None = None) -> Iterator
     for step in count(first_step):
         random = np.random.default_rng(step)
         inputs = torch.from_numpy(random.normal(size=(BATCH_SIZE, 3, 1, NUM_PIXELS)).astype(np.float32))
-        yield Batch(
+        part = Part(
             inputs_BCHW=inputs * torch.nan if step + 1 == spoiled_step else inputs,
             labels=Labels.unmixed(torch.from_numpy(random.integers(-1, NUM_CLASSES, BATCH_SIZE))),
             targets={("teacher", "logits"): torch.from_numpy(random.normal(size=(BATCH_SIZE, NUM_CLASSES))).float()},
             sample_ids_B=np.arange(BATCH_SIZE, dtype=np.uint64),
             view_indices_B=np.zeros(BATCH_SIZE, np.int64),
         )
+        yield Batch(parts=(part,), num_images=BATCH_SIZE)
 
 
 def run(
@@ -102,7 +103,7 @@ class TestResuming:
         state = decode_state(hooks.states[stopped_at])
         torch.manual_seed(99)
         resumed = Network()
-        assert samples_consumed(state, global_batch_size=BATCH_SIZE) == stopped_at * BATCH_SIZE
+        assert samples_consumed(state, samples_per_step=BATCH_SIZE) == stopped_at * BATCH_SIZE
         found = run(resumed, Watching(), batches(stopped_at), resume=state, **often)
 
         for name, value in undisturbed.state_dict().items():
@@ -110,7 +111,7 @@ class TestResuming:
         assert untimed(found.history) == untimed(wanted.history)
 
     def test_a_run_that_has_not_begun_has_consumed_nothing(self) -> None:
-        assert samples_consumed(None, global_batch_size=64) == 0
+        assert samples_consumed(None, samples_per_step=64) == 0
 
     def test_a_finished_run_is_not_trained_further(self) -> None:
         network, hooks = new_network(), Watching()

@@ -23,8 +23,8 @@ def distilled(folder: Path, *overrides: str, **changes: object) -> str:
     arguments = {
         "corpus_id": "corpus",
         "order": order(),
-        "views": Spec(name="views", identity={"seed": 1}),
-        "targets": {("teacher", "logits"): (Spec(name="t", identity={}), Spec(name="logits", identity={}))},
+        "views": {"": Spec(name="views", identity={"seed": 1})},
+        "targets": {"": {("teacher", "logits"): (Spec(name="t", identity={}), Spec(name="logits", identity={}))}},
         "student_weights": None,
     }
     recipe = load_recipe(write(folder, VALID), overrides)
@@ -54,8 +54,8 @@ OF_BOTH = [
     ("changes", "overrides"),
     [
         *OF_BOTH,
-        ({"views": Spec(name="views", identity={"seed": 2})}, ()),
-        ({"targets": {}}, ()),
+        ({"views": {"": Spec(name="views", identity={"seed": 2})}}, ()),
+        ({"targets": {"": {}}}, ()),
         ({}, ("views.count=3",)),
         ({}, ("train.epochs=4",)),
         ({}, ("train.steps_per_epoch=100",)),
@@ -95,7 +95,8 @@ def test_the_reference_does_not_depend_on_what_it_does_not_use(tmp_path: Path, o
 def test_the_order_of_the_targets_does_not_matter(tmp_path: Path) -> None:
     spec = Spec(name="t", identity={})
     targets = {("teacher", name): (spec, Spec(name=name, identity={"output": name})) for name in ("logits", "summary")}
-    assert distilled(tmp_path, targets=targets) == distilled(tmp_path, targets=dict(reversed(targets.items())))
+    reverse = dict(reversed(targets.items()))
+    assert distilled(tmp_path, targets={"": targets}) == distilled(tmp_path, targets={"": reverse})
 
 
 @pytest.mark.parametrize(
