@@ -7,7 +7,7 @@ from rich.console import Console
 
 from kd_ray.config.recipe import Recipe
 from kd_ray.errors import RecipeError
-from kd_ray.evaluate.contact_sheet import Sheet, contact_sheet, eyes_of
+from kd_ray.evaluate.contact_sheet import Sheet, contact_sheet, sheet_kinds
 from kd_ray.evaluate.sheet_html import sheet_html
 from kd_ray.evaluate.sheet_png import sheet_png
 from kd_ray.evaluate.sheet_samples import Group, training_group
@@ -37,8 +37,9 @@ def show_views(recipe: Recipe, request: SheetRequest, *, console: Console) -> Sh
         RecipeError: fewer samples or views than one, or more of them together than a page can hold.
         CorpusError, StorageError: no image can be read, or nothing written.
     """
-    num_views = usual_num_views(recipe) if request.num_views is None else request.num_views
-    _check(request.num_samples, num_views)
+    num_draws = usual_num_draws(recipe) if request.num_views is None else request.num_views
+    num_views = num_draws * _views_per_draw(recipe)
+    _check(request.num_samples, num_draws, num_views=num_views)
     out = request.out or (join(recipe.out, "views") if not is_remote(recipe.out) else "views")
     with meter(console, "reading", unit="images") as progress:
         group = training_group(
@@ -53,7 +54,7 @@ def show_views(recipe: Recipe, request: SheetRequest, *, console: Console) -> Sh
             recipe,
             group,
             num_samples=num_samples,
-            num_views=num_views,
+            num_draws=num_draws,
             report=lambda done: progress.update(done * num_views, total=num_samples * num_views),
         )
     storage = open_storage(out)
@@ -64,35 +65,44 @@ def show_views(recipe: Recipe, request: SheetRequest, *, console: Console) -> Sh
     return sheet
 
 
-def sheet_of(recipe: Recipe, group: Group, *, num_samples: int, num_views: int, report: Callable[[int], None]) -> Sheet:
-    """The sheet of a recipe's views of a group; `report` is told how many samples are done."""
+def sheet_of(recipe: Recipe, group: Group, *, num_samples: int, num_draws: int, report: Callable[[int], None]) -> Sheet:
+    """The sheet of a recipe's views of a group, of each sample those of `num_draws` draws; `report` is told how many
+    samples are done.
+    """
     return contact_sheet(
         group,
         title=f"Views of {recipe.name}",
-        notes=_notes(recipe, group, num_views=num_views),
-        policy=recipe.views.policy,
+        notes=_notes(recipe, group, num_draws=num_draws),
+        kinds=sheet_kinds(recipe, num_draws=num_draws),
         view_seed=recipe.views.seed,
-        num_views=num_views,
-        eyes=eyes_of(recipe),
         num_samples=num_samples,
         report=report,
     )
 
 
-def usual_num_views(recipe: Recipe) -> int:
-    """How many views are shown where nobody says: all, if they are few."""
-    return min(recipe.views.count, DEFAULT_MAX_VIEWS)
+def usual_num_draws(recipe: Recipe) -> int:
+    """How many draws of a sample are shown where nobody says: all, if their views are few."""
+    return min(recipe.views.count, max(DEFAULT_MAX_VIEWS // _views_per_draw(recipe), 1))
 
 
-def _notes(recipe: Recipe, group: Group, *, num_views: int) -> tuple[str, ...]:
+def _views_per_draw(recipe: Recipe) -> int:
+    policy = recipe.views.policy
+    return sum(policy.num_crops(kind) for kind in policy.kind_names)
+
+
+def _notes(recipe: Recipe, group: Group, *, num_draws: int) -> tuple[str, ...]:
     """Which views these are, where the images come from, and what will be otherwise in the run."""
-    views = recipe.views
-    told = [
-        f"Policy {views.policy.name}, seed {views.seed}: views 0 to {num_views - 1} of {views.count}.",
-        group.origin,
-    ]
-    if num_views > views.count:
-        told.append(f"No teacher sees those from {views.count} on: views.count is {views.count}.")
+    views, policy = recipe.views, recipe.views.policy
+    shown = []
+    for kind in policy.kind_names:
+        last = num_draws * policy.num_crops(kind) - 1
+        shown.append(f"{f'{kind} ' if kind else ''}views 0 to {last} of {views.num_views(kind)}")
+    told = [f"Policy {policy.name}, seed {views.seed}: {', '.join(shown)}.", group.origin]
+    if policy.repeats > 1:
+        told.append(f"In training, {policy.repeats} draws of a sample come in the same batch.")
+    if num_draws > views.count:
+        unseen = f"draw {views.count} and later ones" if policy.kinds else f"those from {views.count} on"
+        told.append(f"No teacher sees {unseen}: views.count is {views.count}.")
     if views.policy.mix is not None:
         told.append(f"A view is mixed with another of {len(group.samples)} images, {_what_they_are(group)}.")
     return tuple(told)
@@ -104,8 +114,8 @@ def _what_they_are(group: Group) -> str:
     return "the ones read here: once packed, the partners are of the row group, and others"
 
 
-def _check(num_samples: int, num_views: int) -> None:
-    for option, value in (("--samples", num_samples), ("--views", num_views)):
+def _check(num_samples: int, num_draws: int, *, num_views: int) -> None:
+    for option, value in (("--samples", num_samples), ("--views", num_draws)):
         if value < 1:
             raise RecipeError(f"{option}: got {value}, expected at least 1. Leave it out for the usual number.")
     if num_samples * num_views > MAX_VIEWS_IN_ALL:
@@ -116,10 +126,11 @@ def _check(num_samples: int, num_views: int) -> None:
 
 
 def _tell(console: Console, sheet: Sheet, written: dict[str, int]) -> None:
-    num_views = len(sheet.rows[0].views)
-    console.print(f"{len(sheet.rows)} samples by {num_views} views, as seen by", highlight=False)
-    for eye in sheet.eyes:
-        console.print(f"  {eye.title}", highlight=False, markup=False)
+    num_views = sum(kind.num_views for kind in sheet.kinds)
+    console.print(f"{len(sheet.rows) // len(sheet.kinds)} samples by {num_views} views, as seen by", highlight=False)
+    for kind in sheet.kinds:
+        for eye in kind.eyes:
+            console.print(f"  {kind.name}{': ' if kind.name else ''}{eye.title}", highlight=False, markup=False)
     for note in sheet.notes[1:]:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     for where, num_bytes in written.items():

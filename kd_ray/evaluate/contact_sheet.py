@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kd_ray.cache.replay import Replay
 from kd_ray.config.models import Input
 from kd_ray.config.recipe import Recipe
-from kd_ray.config.views import Interpolation, Policy
+from kd_ray.config.views import NAMELESS, Interpolation, Policy
 from kd_ray.corpus.images.decode import decode
 from kd_ray.evaluate.describe_view import describe
 from kd_ray.evaluate.sheet_samples import Group, SheetSample
@@ -52,7 +52,7 @@ class Eye:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenView:
-    """One view, with the pixels [h, w, 3] that each eye gets."""
+    """One view, with the pixels [h, w, 3] that each eye of its kind gets."""
 
     view_index: int
     params: ViewParams
@@ -65,25 +65,60 @@ class SeenView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SheetRow:
-    """One sample: the whole image, small, with the boxes of its views, and the views."""
+class SheetKind:
+    """One kind of views and who sees them; the only kind of a policy has no name."""
 
     name: str
+    policy: Policy
+    num_views: int
+    eyes: tuple[Eye, ...]
+
+    @property
+    def legends(self) -> tuple[str, ...]:
+        """A line for each eye."""
+        return tuple(f"{self.name}: {eye.legend}" if self.name else eye.legend for eye in self.eyes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetRow:
+    """One sample and one kind of its views: the whole image, small, with the boxes of the views, and the views."""
+
+    name: str
+    kind: SheetKind
     whole_HW3: Pixels
     views: tuple[SeenView, ...]
+
+    @property
+    def title(self) -> str:
+        """Whose views these are, and of which kind."""
+        return f"{self.name}: {self.kind.name}" if self.kind.name else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """What is shown; `notes` are sentences."""
+    """What is shown, for each sample a row of every kind; `notes` are sentences."""
 
     title: str
     notes: tuple[str, ...]
-    eyes: tuple[Eye, ...]
+    kinds: tuple[SheetKind, ...]
     rows: tuple[SheetRow, ...]
 
 
-def eyes_of(recipe: Recipe) -> tuple[Eye, ...]:
+def sheet_kinds(recipe: Recipe, *, num_draws: int) -> tuple[SheetKind, ...]:
+    """The kinds of a recipe's views, with those that `num_draws` draws of a sample have."""
+    policy = recipe.views.policy
+    return tuple(
+        SheetKind(
+            name=kind,
+            policy=policy.of_kind(kind),
+            num_views=num_draws * policy.num_crops(kind),
+            eyes=eyes_of(recipe, kind),
+        )
+        for kind in policy.kind_names
+    )
+
+
+def eyes_of(recipe: Recipe, kind: str = NAMELESS) -> tuple[Eye, ...]:
     """Teachers and student, those with the same size and interpolation together: normalisation changes no view."""
     teachers = {
         name if name == "teacher" else f"{name} (teacher)": each.input for name, each in recipe.all_teachers().items()
@@ -91,7 +126,8 @@ def eyes_of(recipe: Recipe) -> tuple[Eye, ...]:
     student = recipe.student.name if recipe.student.name == "student" else f"{recipe.student.name} (student)"
     alike: dict[tuple[tuple[int, int], Interpolation], list[str]] = {}
     inputs: list[tuple[str, Input]] = [*teachers.items(), (student, recipe.student.input)]
-    for name, input in inputs:
+    for name, own in inputs:
+        input = own.of_kind(recipe.views.policy, kind)
         alike.setdefault((input.size_px, input.interpolation), []).append(name)
     return tuple(
         Eye(names=tuple(names), size_px=size_px, interpolation=interpolation)
@@ -104,39 +140,37 @@ def contact_sheet(
     *,
     title: str,
     notes: Sequence[str],
-    policy: Policy,
+    kinds: tuple[SheetKind, ...],
     view_seed: int,
-    num_views: int,
-    eyes: tuple[Eye, ...],
     num_samples: int,
     report: Callable[[int], None],
 ) -> Sheet:
-    """The first `num_views` views of the first `num_samples` of the group; partners of mixed views are any of it.
+    """The first views of each kind of the first `num_samples` of the group; partners of mixed views are any of it.
 
     `report` is told how many samples are done.
 
     Raises:
         BadImage: an image cannot be decoded.
     """
-    replay = Replay(group.as_rows(), policy=policy, seed=view_seed)
+    replays = [(kind, Replay(group.as_rows(), policy=kind.policy, seed=view_seed)) for kind in kinds]
     rows = []
     for place, sample in enumerate(group.samples[:num_samples]):
-        rows.append(_row(sample, replay.views(place, range(num_views)), eyes))
-        report(len(rows))
-    return Sheet(title=title, notes=tuple(notes), eyes=eyes, rows=tuple(rows))
+        rows += [_row(sample, kind, replay.views(place, range(kind.num_views))) for kind, replay in replays]
+        report(place + 1)
+    return Sheet(title=title, notes=tuple(notes), kinds=kinds, rows=tuple(rows))
 
 
-def _row(sample: SheetSample, views: Sequence[View], eyes: tuple[Eye, ...]) -> SheetRow:
+def _row(sample: SheetSample, kind: SheetKind, views: Sequence[View]) -> SheetRow:
     seen = tuple(
         SeenView(
             view_index=index,
             params=view.params,
-            pixels=tuple(view.render(eye.size_px, eye.interpolation) for eye in eyes),
+            pixels=tuple(view.render(eye.size_px, eye.interpolation) for eye in kind.eyes),
         )
         for index, view in enumerate(views)
     )
-    boxes = [box for view in seen for box in _boxes(view, eyes, image_size_px=sample.size_px)]
-    return SheetRow(name=sample.name, whole_HW3=whole_with_boxes(decode(sample.image), boxes), views=seen)
+    boxes = [box for view in seen for box in _boxes(view, kind.eyes, image_size_px=sample.size_px)]
+    return SheetRow(name=sample.name, kind=kind, whole_HW3=whole_with_boxes(decode(sample.image), boxes), views=seen)
 
 
 def _boxes(view: SeenView, eyes: tuple[Eye, ...], *, image_size_px: tuple[int, int]) -> list[NumberedBox]:

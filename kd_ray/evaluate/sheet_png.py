@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from kd_ray.evaluate.describe_view import BETWEEN
 from kd_ray.evaluate.whole_image import FONT_PX, WHOLE_PX, badge_size, draw_badge, sheet_font
 
 GAP_PX = 8
+KINDS_GAP_PX = 40
 MARGIN_PX = 16
 LINE_HEIGHT_PX = FONT_PX + 4
 MIN_WORDS_PX = 200  # narrower, the words of one view take more room than its pixels
@@ -22,13 +24,17 @@ PAPER, INK, PALE_INK, RULE = "white", "#1c2330", "#56607a", "#c3cad6"
 
 
 def sheet_png(sheet: Sheet) -> bytes:
-    """The PNG: title, notes and eyes, then for each sample the whole image and its views, each with its words."""
+    """The PNG: title, notes and eyes, then for each sample the whole image and its views, each with its words.
+
+    Kinds of views that fit beside one another are.
+    """
     width = _width(sheet)
     inner = width - 2 * MARGIN_PX
     blocks = [_text(sheet.title, inner, ink=INK), *(_text(note, inner, ink=PALE_INK) for note in sheet.notes)]
-    blocks += [_text(eye.legend, inner, ink=PALE_INK) for eye in sheet.eyes]
-    for row in sheet.rows:
-        blocks += [Image.new("RGB", (inner, 1), RULE), _text(row.name, inner, ink=INK), _row(row, sheet.eyes, inner)]
+    blocks += [_text(legend, inner, ink=PALE_INK) for kind in sheet.kinds for legend in kind.legends]
+    for name, rows in groupby(sheet.rows, key=lambda row: row.name):
+        blocks += [Image.new("RGB", (inner, 1), RULE), _text(name, inner, ink=INK)]
+        blocks += _in_lines([_titled(row, inner) for row in rows], inner)
     whole = _below(blocks, gap=GAP_PX)
     page = Image.new("RGB", (width, whole.height + 2 * MARGIN_PX), PAPER)
     page.paste(whole, (MARGIN_PX, MARGIN_PX))
@@ -38,11 +44,14 @@ def sheet_png(sheet: Sheet) -> bytes:
 
 
 def _width(sheet: Sheet) -> int:
-    """As wide as all views beside one another, but not above MAX_WIDTH_PX unless one view is."""
-    num_views = max(len(row.views) for row in sheet.rows)
-    cell = _cell_width(sheet.eyes)
+    """As wide as all views of a row beside one another, but not above MAX_WIDTH_PX unless one view is."""
+    return 2 * MARGIN_PX + WHOLE_PX + max(_views_width(row) for row in sheet.rows)
+
+
+def _views_width(row: SheetRow) -> int:
+    cell = _cell_width(row.kind.eyes)
     fit = max((MAX_WIDTH_PX - 2 * MARGIN_PX - WHOLE_PX) // (GAP_PX + cell), 1)
-    return 2 * MARGIN_PX + WHOLE_PX + min(fit, num_views) * (GAP_PX + cell)
+    return min(fit, len(row.views)) * (GAP_PX + cell)
 
 
 def _cell_width(eyes: Sequence[Eye]) -> int:
@@ -50,7 +59,26 @@ def _cell_width(eyes: Sequence[Eye]) -> int:
     return max(shown, MIN_WORDS_PX)
 
 
-def _row(row: SheetRow, eyes: Sequence[Eye], width: int) -> Image.Image:
+def _titled(row: SheetRow, width: int) -> Image.Image:
+    """The row, below the name of its kind where it has one."""
+    picture = _row(row, width)
+    return _below([_text(row.kind.name, picture.width, ink=PALE_INK), picture], gap=4) if row.kind.name else picture
+
+
+def _in_lines(pictures: Sequence[Image.Image], width: int) -> list[Image.Image]:
+    """The pictures in their order, beside one another as long as they fit."""
+    lines: list[list[Image.Image]] = []
+    for each in pictures:
+        used = sum(other.width + KINDS_GAP_PX for other in lines[-1]) if lines else width
+        if used + each.width <= width:
+            lines[-1].append(each)
+        else:
+            lines.append([each])
+    return [_beside(line, gap=KINDS_GAP_PX) for line in lines]
+
+
+def _row(row: SheetRow, width: int) -> Image.Image:
+    eyes = row.kind.eyes
     cells = [_cell(view, eyes) for view in row.views]
     per_line = max((width - WHOLE_PX) // (GAP_PX + _cell_width(eyes)), 1)
     lines = [_beside(cells[start : start + per_line]) for start in range(0, len(cells), per_line)]
@@ -116,12 +144,12 @@ def _wrapped(text: str, width: int) -> Iterator[str]:
     yield line
 
 
-def _beside(pictures: Sequence[Image.Image]) -> Image.Image:
-    size = sum(each.width + GAP_PX for each in pictures) - GAP_PX, max(each.height for each in pictures)
+def _beside(pictures: Sequence[Image.Image], *, gap: int = GAP_PX) -> Image.Image:
+    size = sum(each.width + gap for each in pictures) - gap, max(each.height for each in pictures)
     joined, left = Image.new("RGB", size, PAPER), 0
     for each in pictures:
         joined.paste(each, (left, 0))
-        left += each.width + GAP_PX
+        left += each.width + gap
     return joined
 
 

@@ -17,7 +17,7 @@ from kd_ray.storage import join
 from kd_ray.telemetry.progress import Meter
 from kd_ray.telemetry.units import human_bytes, human_seconds
 from pipelines.context import Outcome, Record, Run, key_of
-from pipelines.show_views import sheet_of, usual_num_views
+from pipelines.show_views import sheet_of, usual_num_draws
 from pipelines.stages.evaluate import Evaluation, Scores
 from pipelines.stages.extract import stored_bytes
 from pipelines.stages.plan import CachePlan
@@ -95,7 +95,7 @@ def _write_page(
             contact_sheet_png=sheet,
             contact_sheet_caption=(
                 f"Each row is one training image: whole, with the boxes of its views, then views of it, of which "
-                f"{recipe.views.count} are stored, at the pixels that each teacher and the student get."
+                f"{_stored_views(recipe)} are stored, at the pixels that each teacher and the student get."
             ),
             recipe_yaml=recipe_yaml(recipe),
         )
@@ -103,12 +103,18 @@ def _write_page(
     run.storage.write("report.html", page.encode())
 
 
+def _stored_views(recipe: Recipe) -> str:
+    views = recipe.views
+    counts = [f"{views.num_views(kind)}{f' {kind}' if kind else ''}" for kind in views.policy.kind_names]
+    return ", ".join(counts)
+
+
 def _sheet(recipe: Recipe, corpus: PackedCorpus) -> bytes:
     sheet = sheet_of(
         recipe,
         packed_group(corpus, with_masks=recipe.views.policy.reads_masks),
         num_samples=SHEET_SAMPLES,
-        num_views=usual_num_views(recipe),
+        num_draws=usual_num_draws(recipe),
         report=lambda _done: None,
     )
     return sheet_png(sheet)
@@ -165,8 +171,15 @@ def _facts(run: Run, corpus: PackedCorpus, plan: CachePlan) -> dict[str, str]:
     return {
         "corpus": f"{corpus.corpus_id[:16]} at {corpus.uri}",
         "cache": f"{human_bytes(stored_bytes(plan))} at {run.recipe.cache.uri}",
-        "view set": plan.training_views.spec.fingerprint[:16],
-        **{f"target set of {name}": each.job.target_set.fingerprint[:16] for name, each in plan.training.items()},
+        **{
+            f"view set{f' {kind}' if kind else ''}": each.spec.fingerprint[:16]
+            for kind, each in plan.training_views.items()
+        },
+        **{
+            f"target set of {name}{f' on {kind}' if kind else ''}": each.job.target_set.fingerprint[:16]
+            for kind, of_kind in plan.training.items()
+            for name, each in of_kind.items()
+        },
         **versions(),
     }
 

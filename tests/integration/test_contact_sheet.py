@@ -14,7 +14,7 @@ from PIL import Image
 from kd_ray.config.load import load_recipe
 from kd_ray.config.views import CenterCrop, Mix, Policy
 from kd_ray.corpus.packed import PackedCorpus
-from kd_ray.evaluate.contact_sheet import MIN_VIEW_PX, Eye, Sheet, contact_sheet, eyes_of
+from kd_ray.evaluate.contact_sheet import MIN_VIEW_PX, Eye, Sheet, SheetKind, contact_sheet, eyes_of
 from kd_ray.evaluate.sheet_png import MAX_WIDTH_PX, _wrapped, enlarged, sheet_png
 from kd_ray.evaluate.sheet_samples import packed_group
 from kd_ray.evaluate.whole_image import WHOLE_PX, sheet_font
@@ -39,10 +39,8 @@ def sheet_of(
         packed_group(corpus),
         title="Views of tiny",
         notes=("Policy tiny.",),
-        policy=policy,
+        kinds=(SheetKind(name="", policy=policy, num_views=num_views, eyes=eyes),),
         view_seed=VIEW_SEED,
-        num_views=num_views,
-        eyes=eyes,
         num_samples=num_samples,
         report=lambda _done: None,
     )
@@ -67,7 +65,7 @@ class TestSheet:
                     POLICY, seed=VIEW_SEED, sample_id=sample_id, view_index=view.view_index, image_size_px=size_px
                 )
                 assert view.params == params
-                for eye, pixels in zip(sheet.eyes, view.pixels, strict=True):
+                for eye, pixels in zip(row.kind.eyes, view.pixels, strict=True):
                     wanted = render(image, params, size_px=eye.size_px, interpolation=eye.interpolation)
                     np.testing.assert_array_equal(pixels, wanted)
 
@@ -106,10 +104,8 @@ class TestSheet:
             packed_group(tiny_corpus),
             title="",
             notes=(),
-            policy=POLICY,
+            kinds=(SheetKind(name="", policy=POLICY, num_views=1, eyes=(SMALL,)),),
             view_seed=0,
-            num_views=1,
-            eyes=(SMALL,),
             num_samples=3,
             report=told.append,
         )

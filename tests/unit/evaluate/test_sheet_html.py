@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from kd_ray.evaluate.contact_sheet import Eye, SeenView, Sheet, SheetRow
+from kd_ray.config.views import EVALUATION_POLICY
+from kd_ray.evaluate.contact_sheet import Eye, SeenView, Sheet, SheetKind, SheetRow
 from kd_ray.evaluate.sheet_html import sheet_html
 from kd_ray.views import BoxParams, CropParams, FlipParams, MixParams, params_from_json
 from tests.support.html_page import Page
@@ -20,6 +21,8 @@ EYES = (
     Eye(names=("dinov2 (teacher)",), size_px=(140, 150), interpolation="bicubic"),
     Eye(names=("student",), size_px=(20, 30), interpolation="bilinear"),
 )
+
+KIND = SheetKind(name="", policy=EVALUATION_POLICY, num_views=3, eyes=EYES)
 
 
 def noise(seed: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -44,9 +47,9 @@ def view(index: int) -> SeenView:
 SHEET = Sheet(
     title="Views of quickstart",
     notes=("Policy weak, seed 0.", "From the packed corpus out/corpus."),
-    eyes=EYES,
+    kinds=(KIND,),
     rows=tuple(
-        SheetRow(name=f"sample {i:016x}, cat", whole_HW3=noise(i, 50, 60), views=(view(0), view(1), view(2)))
+        SheetRow(kind=KIND, name=f"sample {i:016x}, cat", whole_HW3=noise(i, 50, 60), views=(view(0), view(1), view(2)))
         for i in range(2)
     ),
 )
@@ -127,12 +130,13 @@ def test_headings_and_labels_lead_a_screen_reader(page: Page) -> None:
 
 
 def test_text_is_never_markup() -> None:
+    kind = replace(KIND, name=EVIL, eyes=tuple(replace(eye, names=(EVIL,)) for eye in EYES))
     evil = replace(
         SHEET,
         title=EVIL,
         notes=(EVIL,),
-        eyes=tuple(replace(eye, names=(EVIL,)) for eye in EYES),
-        rows=tuple(replace(row, name=EVIL) for row in SHEET.rows),
+        kinds=(kind,),
+        rows=tuple(replace(row, name=EVIL, kind=kind) for row in SHEET.rows),
     )
     page = Page(sheet_html(evil))
     assert not page.all("script")
