@@ -15,11 +15,13 @@ from kd_ray.config.load import load_recipe
 from kd_ray.config.views import CenterCrop, Mix, Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.evaluate.contact_sheet import MIN_VIEW_PX, Eye, Sheet, SheetKind, contact_sheet, eyes_of
+from kd_ray.evaluate.sheet_html import sheet_html
 from kd_ray.evaluate.sheet_png import MAX_WIDTH_PX, _wrapped, enlarged, sheet_png
 from kd_ray.evaluate.sheet_samples import packed_group
 from kd_ray.evaluate.whole_image import WHOLE_PX, sheet_font
 from kd_ray.views import draw, mix_of, render
-from tests.support.recipes import write
+from pipelines.show_views import sheet_of as sheet_of_recipe
+from tests.support.recipes import VALID, write
 from tests.support.tiny_world import POLICY, ROW_GROUP_SIZE, VIEW_SEED, images_of
 
 SMALL = Eye(names=("student",), size_px=(24, 40), interpolation="bilinear")
@@ -182,3 +184,56 @@ def test_lines_fit_their_width_and_lose_nothing(text: str, width: int) -> None:
     lines = list(_wrapped(text, width))
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert all(len(line) <= 1 or sheet_font().getlength(line) <= width for line in lines)
+
+
+KINDS = """\
+    name: two
+    kinds:
+      wide: {operations: [{kind: random_resized_crop}]}
+      narrow: {operations: [{kind: random_resized_crop, scale: [0.1, 0.4]}], num_crops: 3, size_px: [20, 20]}
+"""
+
+
+class TestKinds:
+    @pytest.fixture
+    def sheet(self, tiny_corpus: PackedCorpus, tmp_path: Path) -> Sheet:
+        text = VALID.replace(VALID[VALID.index("    name: plain") : VALID.index("teacher:")], KINDS)
+        recipe = load_recipe(write(tmp_path, text), ["teacher.input.kind_sizes_px.narrow=[28,28]"])
+        group = packed_group(tiny_corpus)
+        return sheet_of_recipe(recipe, group, num_samples=2, num_draws=2, report=lambda _done: None)
+
+    def test_has_a_row_for_each_kind_of_a_sample_with_its_crops_at_its_sizes(
+        self, sheet: Sheet, tiny_corpus: PackedCorpus
+    ) -> None:
+        assert [row.title.rpartition(": ")[2] for row in sheet.rows] == ["wide", "narrow"] * 2
+        assert [len(row.views) for row in sheet.rows] == [2, 6] * 2
+        assert [[eye.size_px for eye in kind.eyes] for kind in sheet.kinds] == [[(32, 32)], [(28, 28), (20, 20)]]
+        images = images_of(tiny_corpus)
+        for number, row in enumerate(sheet.rows):
+            sample_id = first_ids(tiny_corpus)[number // 2]
+            image = images[sample_id]
+            for view in row.views:
+                params = draw(
+                    row.kind.policy,
+                    seed=0,
+                    sample_id=sample_id,
+                    view_index=view.view_index,
+                    image_size_px=image.shape[:2],
+                )
+                assert view.params == params
+                for eye, pixels in zip(row.kind.eyes, view.pixels, strict=True):
+                    wanted = render(image, params, size_px=eye.size_px, interpolation=eye.interpolation)
+                    np.testing.assert_array_equal(pixels, wanted)
+
+    def test_the_png_and_the_page_show_all_of_them(self, sheet: Sheet) -> None:
+        page = np.asarray(Image.open(io.BytesIO(sheet_png(sheet))))
+        for row in sheet.rows:
+            for view in row.views:
+                for eye, pixels in zip(row.kind.eyes, view.pixels, strict=True):
+                    assert holds(page, enlarged(pixels, eye.factor)), (row.title, view.view_index, eye.title)
+        html = sheet_html(sheet)
+        assert all(row.title in html for row in sheet.rows)
+        assert html.count("<img") == 2 * (2 + 2 + 6 * 2)
+
+    def test_notes_count_the_views_of_each_kind(self, sheet: Sheet) -> None:
+        assert "wide views 0 to 1 of 2, narrow views 0 to 5 of 6" in sheet.notes[0]

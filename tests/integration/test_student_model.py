@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -144,3 +144,42 @@ def test_position_embedding_of_the_backbone_is_not_decayed() -> None:
 def test_input_size_that_the_backbone_refuses_is_a_model_error() -> None:
     with pytest.raises(ModelError, match="64x64 px"):
         student({"kind": "timm", "name": "vit_tiny_patch16_224"}, [CROSS_ENTROPY], {})
+
+
+class TestKinds:
+    SHAPES: ClassVar = ({0: (4, 4, 7)}, {0: (4, 4, 7)}, {0: (2, 3, 7)})  # grids of the targets of three kinds
+
+    def student(self) -> StudentModel:
+        torch.manual_seed(0)
+        config = Student.model_validate({"model": CIFAR, "input": {"size_px": (32, 32)}})
+        loss = TypeAdapter(Loss).validate_python(SPATIAL)
+        return build_student(config, num_classes=5, losses=[loss], target_shapes=self.SHAPES)
+
+    def inputs(self) -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        return [torch.randn(count, 3, size, size) for count, size in ((2, 32), (3, 32), (6, 16))]
+
+    def test_each_kind_gets_what_it_would_alone_on_the_grid_of_its_targets(self) -> None:
+        student, inputs = self.student().eval(), self.inputs()
+        together = student(inputs)
+        assert [len(each["logits"]) for each in together] == [2, 3, 6]
+        assert [each["feature_0"].shape[1:] for each in together] == [shapes[0] for shapes in self.SHAPES]
+        torch.testing.assert_close(student(inputs[0]), together[0])
+        for x_BCHW, found in zip(inputs, together, strict=True):
+            torch.testing.assert_close(student(x_BCHW)["logits"], found["logits"])
+
+    def test_the_backbone_runs_once_for_each_size(self) -> None:
+        student, batches = self.student(), []
+        student.backbone.get_submodule("conv1").register_forward_pre_hook(
+            lambda _, arguments: batches.append(tuple(arguments[0].shape))
+        )
+        student(self.inputs())
+        assert batches == [(5, 3, 32, 32), (6, 3, 16, 16)]
+
+    @pytest.mark.usefixtures("_one_process")
+    def test_data_parallel_training_sees_one_forward_pass(self) -> None:
+        student = self.student()
+        network = nn.parallel.DistributedDataParallel(student)
+        for _ in range(2):  # the second raises where a parameter was left out, or reached twice
+            total = torch.stack([value.square().mean() for each in network(self.inputs()) for value in each.values()])
+            assert trainable_without_gradient(network, total.sum()) == []

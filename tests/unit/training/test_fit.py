@@ -192,3 +192,38 @@ class TestSteps:
         history = run(new_network(), Watching(), iter([one] * 60), num_steps=60).history
         losses = [entry["loss"] for entry in history if "loss" in entry]
         assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+
+
+def test_the_loss_of_several_parts_is_the_mean_over_all_their_views() -> None:
+    """A batch cut into parts of 6 and 2 views gives the loss and the gradient of the whole one."""
+
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3 * NUM_PIXELS, NUM_CLASSES)
+
+        def forward(self, x: list[Tensor]) -> list[dict[str, Tensor]]:
+            return [{"logits": self.layer(x_BCHW.flatten(1))} for x_BCHW in x]
+
+    def cut(part: Part, places: slice) -> Part:
+        return Part(
+            inputs_BCHW=part.inputs_BCHW[places],
+            labels=Labels.unmixed(part.labels.own_B[places]),
+            targets={key: value[places] for key, value in part.targets.items()},
+            sample_ids_B=part.sample_ids_B[places],
+            view_indices_B=part.view_indices_B[places],
+        )
+
+    (whole,) = next(batches()).parts
+    found = []
+    for parts in ((whole,), (cut(whole, slice(6)), cut(whole, slice(6, None)))):
+        torch.manual_seed(0)
+        network = Linear()
+        settings = fit_settings(1, optimizer=Optimizer(kind="sgd", learning_rate=1.0))
+        stream = iter([Batch(parts=parts, num_images=BATCH_SIZE)])
+        history = fit(network, stream, LOSSES, settings=settings, hooks=Watching(), resume=None).history
+        found.append((history[0], network.layer.weight.detach()))
+    (once, weights), (in_parts, weights_in_parts) = found
+    for name in ("loss", "0_cross_entropy", "1_kd"):
+        assert in_parts[name] == pytest.approx(once[name], rel=1e-6)
+    torch.testing.assert_close(weights_in_parts, weights)

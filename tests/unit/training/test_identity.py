@@ -110,3 +110,41 @@ def test_the_order_of_the_targets_does_not_matter(tmp_path: Path) -> None:
 )
 def test_a_run_is_epochs_times_the_steps_of_one(tmp_path: Path, overrides: tuple[str, ...], num_steps: int) -> None:
     assert load_recipe(write(tmp_path), overrides).train.num_steps(1_000) == num_steps
+
+
+def test_recipes_without_kinds_and_repeats_keep_their_fingerprints_for_ever(tmp_path: Path) -> None:
+    """As they were before policies had kinds: a finished run is not run again."""
+    assert distilled(tmp_path) == "95c4d164f336f97b7b6259c877c6276fede5f1ffb1d8587a055598bb73d3f4fd"
+    assert reference(tmp_path) == "a0137a896708e7e9998882f4fe9eb027a31b85a1011589f6b1a6c805b4d0ed1d"
+
+
+KINDS = (
+    "views.policy={operations: [], kinds: {one: {operations: [{kind: center_crop}]}, "
+    "two: {operations: [{kind: random_resized_crop}]}}}"
+)
+
+
+def of_kinds(folder: Path, *overrides: str) -> tuple[str, str]:
+    by_kind = {kind: Spec(name="views", identity={"kind": kind}) for kind in ("one", "two")}
+    targets = {
+        kind: {("teacher", "logits"): (Spec(name="t", identity={"kind": kind}), Spec(name="logits", identity={}))}
+        for kind in by_kind
+    }
+    return (
+        distilled(folder, KINDS, *overrides, views=by_kind, targets=targets),
+        reference(folder, KINDS, *overrides),
+    )
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "views.policy.kinds.two.num_crops=2",
+        "views.policy.kinds.two.size_px=[16,16]",
+        "views.policy.repeats=2",
+        "student.input.kind_sizes_px.two=[16,16]",
+    ],
+)
+def test_what_decides_the_views_of_a_turn_changes_both_fingerprints(tmp_path: Path, override: str) -> None:
+    for changed, before in zip(of_kinds(tmp_path, override), of_kinds(tmp_path), strict=True):
+        assert changed != before
