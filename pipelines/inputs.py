@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from kd_ray.config.models import Input, Model
 from kd_ray.config.problems import Problem, describe
 from kd_ray.config.recipe import Recipe
+from kd_ray.config.views import Policy
 from kd_ray.errors import RecipeError
 from pipelines.context import Run, key_of
 
@@ -49,7 +50,7 @@ def given_sizes(recipe: Recipe) -> Iterator[Given]:
     for path, teacher in recipe.teachers_by_path().items():
         # how many logits there are may be a matter of the corpus; where there is a summary, there are logits
         names = [name for name in teacher.outputs.names() if name != "logits"] or ["summary"]
-        for where, size_px in _sizes_of(teacher.input, path=f"{path}.input"):
+        for where, size_px in _sizes_of(teacher.input, recipe.views.policy, path=f"{path}.input"):
             yield Given(
                 path=where,
                 size_px=size_px,
@@ -57,12 +58,17 @@ def given_sizes(recipe: Recipe) -> Iterator[Given]:
                 names=names,
                 spatial_stage=teacher.outputs.spatial_stage,
             )
-    for where, size_px in _sizes_of(recipe.student.input, path="student.input"):
+    for where, size_px in _sizes_of(recipe.student.input, recipe.views.policy, path="student.input"):
         yield Given(path=where, size_px=size_px, model=recipe.student.model)
 
 
-def _sizes_of(config: Input, *, path: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def _sizes_of(config: Input, policy: Policy, *, path: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Where a model is evaluated, and of each kind of views whose size is not that one."""
     yield f"{path}.size_px", config.size_px
+    for kind in policy.kind_names:
+        size_px = config.of_kind(policy, kind).size_px
+        if size_px != config.size_px:
+            yield f"{path}.kind_sizes_px.{kind}", size_px
 
 
 def refuse_misfits(given: Sequence[Given], *, title: str) -> None:
