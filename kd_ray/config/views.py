@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Misfits, Section
 from kd_ray.config.crops import RandomCrop, RandomScaleCrop, ResizePad
+from kd_ray.config.kept import DEFAULT_QUALITY, KeptCodec, KeptFormat
 from kd_ray.config.operations import (
     CenterCrop,
     ColorJitter,
@@ -185,8 +186,23 @@ class Views(Section):
     seed: int = 0
     count: Annotated[int, Field(gt=0)] = 4
     verify: Annotated[int, Field(gt=0)] | Literal["all"] = Field(
-        default=256, description="training checks the digest of one view in this many, or of all"
+        default=256, description="added teachers and training check the digest of one view in this many, or of all"
     )
+    keep: Literal["params", "pixels"] = Field(
+        default="params", description="pixels stores each rendered view, from which teachers and students resize"
+    )
+    pixels_size_px: SizePx | None = None
+    pixels_codec: KeptCodec | None = Field(default=None, description="of kept pixels; jpeg unless given")
+    pixels_quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        default=None, description=f"of jpeg and webp; {DEFAULT_QUALITY} unless given. WebP is lossless at 100"
+    )
+
+    @model_validator(mode="after")
+    def _pixels_fit(self) -> "Views":
+        problems = self._problems_of_params() if self.keep == "params" else self._problems_of_pixels()
+        if problems:
+            raise Misfits(problems)
+        return self
 
     @model_validator(mode="after")
     def _enough_to_repeat(self) -> "Views":
@@ -206,6 +222,32 @@ class Views(Section):
     def num_views(self, kind: str) -> int:
         """How many views of this kind are stored of a sample."""
         return self.count * self.policy.num_crops(kind)
+
+    def kept(self, kind: str) -> KeptFormat | None:
+        """How the pixels of views of this kind are stored, at its own size if it has one; None where they are not."""
+        if self.keep == "params":
+            return None
+        size_px = self.policy.size_px(kind) or self.pixels_size_px
+        assert size_px is not None  # as validated
+        codec = self.pixels_codec or "jpeg"
+        quality = None if codec == "raw" else self.pixels_quality or DEFAULT_QUALITY
+        return KeptFormat(size_px=size_px, codec=codec, quality=quality)
+
+    def _problems_of_params(self) -> list[tuple[str, str]]:
+        names = ("pixels_size_px", "pixels_codec", "pixels_quality")
+        given = [name for name in names if getattr(self, name) is not None]
+        return [(name, "no pixels are kept: views.keep is params. Set keep: pixels, or remove this") for name in given]
+
+    def _problems_of_pixels(self) -> list[tuple[str, str]]:
+        found = []
+        if self.pixels_codec == "raw" and self.pixels_quality is not None:
+            found.append(("pixels_quality", "raw pixels have none. Remove it, or set pixels_codec to jpeg or webp"))
+        sizeless = any(self.policy.size_px(kind) is None for kind in self.policy.kind_names)
+        if self.pixels_size_px is None and sizeless:
+            found.append(("pixels_size_px", "keep: pixels needs the (height, width) at which views are stored"))
+        if self.pixels_size_px is not None and not sizeless:
+            found.append(("pixels_size_px", "every kind of the policy has a size_px, at which it is stored. Remove this"))
+        return found
 
 
 EVALUATION_VIEW_SEED = 0

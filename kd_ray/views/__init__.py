@@ -1,7 +1,7 @@
 """Views: drawn from a policy by key alone, rendered at any size, checked by digest."""
 
 from kd_ray.views.bits import Bits
-from kd_ray.views.digest import Proof, check_view, prove
+from kd_ray.views.digest import Proof, check_proof, check_view, prove
 from kd_ray.views.draw import draw, draw_mixed, policy_identity
 from kd_ray.views.geometry import (
     BoxesInView,
@@ -16,6 +16,7 @@ from kd_ray.views.geometry import (
     sample_grid,
     view_geometry,
 )
+from kd_ray.views.kept import AnyView, KeptView, decode_pixels, encode_pixels, keep_view, max_kept_bytes
 from kd_ray.views.params import (
     BoxParams,
     CenterCropParams,
@@ -39,6 +40,7 @@ from kd_ray.views.view import View
 from kd_ray.views.view_set import renderer_versions, view_set_identity
 
 __all__ = [
+    "AnyView",
     "Bits",
     "BoxParams",
     "BoxesInView",
@@ -46,6 +48,7 @@ __all__ = [
     "CropParams",
     "FlipParams",
     "JitterParams",
+    "KeptView",
     "MixParams",
     "PaddedCropParams",
     "Proof",
@@ -60,13 +63,18 @@ __all__ = [
     "box_px",
     "boxes_in_view",
     "chained_geometry",
+    "check_proof",
     "check_view",
+    "decode_pixels",
     "decode_views",
     "draw",
     "draw_mixed",
+    "encode_pixels",
     "encode_views",
     "grid_map",
+    "keep_view",
     "mask_in_view",
+    "max_kept_bytes",
     "mix_of",
     "normalized_coords",
     "params_from_json",

@@ -15,7 +15,7 @@ from PIL import Image
 from kd_ray.config.views import Interpolation, Policy
 from kd_ray.errors import ViewMismatch
 from kd_ray.views.color import Pixels
-from kd_ray.views.view import View
+from kd_ray.views.kept import AnyView, KeptView
 
 DIGEST_BYTES = 16
 DIGEST_INTERPOLATION: Interpolation = "bilinear"
@@ -29,7 +29,8 @@ Likeness = Literal["same", "rounding", "different"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What is stored of a view's pixels at the policy's digest size: BLAKE2b-128 of them, and 8x8x3 levels of them.
+    """What is stored of a view's pixels at the policy's digest size, or at their own where they are kept: BLAKE2b-128
+    of them, and 8x8x3 levels of them.
 
     Views that were stored before there were thumbnails have none.
     """
@@ -38,9 +39,12 @@ class Proof:
     thumbnail: bytes | None
 
 
-def prove(view: View, *, policy: Policy) -> Proof:
-    """The proof of `view` at the policy's digest size."""
-    view_HW3 = view.render(policy.digest_size_px, DIGEST_INTERPOLATION)
+def prove(view: AnyView, *, policy: Policy) -> Proof:
+    """The proof of `view` at the policy's digest size, or of its kept pixels."""
+    if isinstance(view, KeptView):
+        view_HW3 = view.pixels_HW3
+    else:
+        view_HW3 = view.render(policy.digest_size_px, DIGEST_INTERPOLATION)
     small = Image.fromarray(view_HW3).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
     return Proof(digest=_digest(view_HW3), thumbnail=small.tobytes())
 
@@ -55,13 +59,17 @@ def compare(found: Proof, stored: Proof) -> Likeness:
     return "rounding" if np.abs(ours - theirs).max() <= MAX_THUMBNAIL_DIFFERENCE else "different"
 
 
-def check_view(view: View, stored: Proof, *, policy: Policy, sample_id: int, view_index: int) -> Likeness:
+def check_view(view: AnyView, stored: Proof, *, policy: Policy, sample_id: int, view_index: int) -> Likeness:
     """Render the view again and compare it with what is stored of it; "same", or "rounding" of another decoder.
 
     Raises:
         ViewMismatch: it is another view.
     """
-    found = prove(view, policy=policy)
+    return check_proof(prove(view, policy=policy), stored, sample_id=sample_id, view_index=view_index)
+
+
+def check_proof(found: Proof, stored: Proof, *, sample_id: int, view_index: int) -> Likeness:
+    """As `check_view`, of a view that has been rendered and proven."""
     likeness = compare(found, stored)
     if likeness == "different":
         raise ViewMismatch(

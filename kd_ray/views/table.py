@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kd_ray.errors import CacheCorrupt
@@ -55,8 +56,8 @@ def encode_views(rows: Sequence[ViewRow]) -> bytes:
     return sink.getvalue()
 
 
-def decode_views(data: bytes) -> list[ViewRow]:
-    """The rows that `encode_views` wrote, in their order.
+def decode_views(data: bytes, *, view_index: int | None = None) -> list[ViewRow]:
+    """The rows that `encode_views` wrote, in their order; those of one view where that is asked.
 
     Raises:
         CacheCorrupt: a page fails its checksum, or the bytes are not such a table.
@@ -72,6 +73,8 @@ def decode_views(data: bytes) -> list[ViewRow]:
             f"table of views: got columns {_describe(table.schema)}, expected {_describe(SCHEMA)}. "
             "Restore it, or delete its unit and run again."
         )
+    if view_index is not None:
+        table = table.filter(pc.equal(table.column("view_index"), view_index))
     columns = (table.column(name).to_pylist() for name in SCHEMA.names)
     return [
         ViewRow(

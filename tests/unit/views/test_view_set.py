@@ -1,9 +1,11 @@
 """The identity of a view set: what changes it, and what does not."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from kd_ray.config.kept import KeptFormat
 from kd_ray.config.views import Policy
 from kd_ray.storage import digest_of_json
 from kd_ray.views import renderer_versions, view_set_identity
@@ -35,7 +37,13 @@ def test_the_name_is_a_label(strong_policy: Policy) -> None:
 
 
 def test_library_versions_are_recorded_and_not_hashed(strong_policy: Policy) -> None:
-    assert renderer_versions().keys() == {"numpy", "opencv", "pillow"}
+    assert renderer_versions().keys() == {
+        "numpy",
+        "opencv",
+        "pillow",
+        "pillow_libjpeg_turbo",
+        "pillow_libwebp",
+    }
     identity = view_set_identity(strong_policy, seed=0, corpus_id="c0ffee", split="train")
     assert not renderer_versions().keys() & identity.keys()
 
@@ -45,3 +53,21 @@ def test_masks_decide_where_the_policy_reads_them() -> None:
     assert fingerprint(policy, masks_id="one") != fingerprint(policy, masks_id="other")
     with pytest.raises(AssertionError, match="masks decide views"):
         fingerprint(policy)
+KEPT = KeptFormat(size_px=(224, 224), codec="jpeg", quality=95)
+GOLDEN_KEPT_FINGERPRINT = "8dbae69ec6753fbbd8ae262c205d4d22cd1f19f2d3d3e7a6ec6f5db7cd0314dd"
+
+
+def test_the_fingerprint_of_a_fixed_view_set_with_kept_pixels_never_changes(strong_policy: Policy) -> None:
+    assert fingerprint(strong_policy, kept=KEPT) == GOLDEN_KEPT_FINGERPRINT
+
+
+def test_size_codec_and_quality_decide(strong_policy: Policy) -> None:
+    others = [
+        None,
+        KEPT,
+        replace(KEPT, size_px=(224, 256)),
+        replace(KEPT, codec="webp"),
+        replace(KEPT, quality=90),
+        replace(KEPT, codec="raw", quality=None),
+    ]
+    assert len({fingerprint(strong_policy, kept=kept) for kept in others}) == len(others)
