@@ -34,6 +34,7 @@ class Commit:
     objects: Mapping[str, tuple[int, int]]
     arrays: Mapping[str, ArrayLayout] = field(default_factory=dict)
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    footers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
@@ -61,6 +62,8 @@ class Commit:
             },
             "statistics": self.statistics,
         }
+        if self.footers:
+            record["footers"] = {name: {"bytes": size, "crc32c": crc} for name, (size, crc) in self.footers.items()}
         return canonical_json({**record, "crc32c": google_crc32c.value(canonical_json(record))})
 
     @staticmethod
@@ -90,6 +93,7 @@ class Commit:
                 objects={name: (each["bytes"], each["crc32c"]) for name, each in value["objects"].items()},
                 arrays=arrays,
                 statistics=value["statistics"],
+                footers={name: (each["bytes"], each["crc32c"]) for name, each in value.get("footers", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CacheCorrupt(
@@ -155,6 +159,13 @@ class Collection:
         """Whether the unit's first commit is there (one look-up)."""
         return self.storage.exists(self._commit_name(unit, 0))
 
+    def find(self, unit: Unit) -> Commit | None:
+        """The unit's first commit; None where there is none (one look-up)."""
+        try:
+            return self._read(unit, 0)
+        except FileNotFoundError:
+            return None
+
     def publish(
         self,
         unit: Unit,
@@ -165,10 +176,12 @@ class Collection:
         members_digest: str,
         arrays: Mapping[str, ArrayLayout] | None = None,
         statistics: Mapping[str, Any] | None = None,
+        footers: Mapping[str, tuple[int, int]] | None = None,
     ) -> bool:
         """Write one attempt and commit it; False if another attempt was first, whose data then stands.
 
-        The objects of a losing attempt are removed again.
+        `footers` are (bytes, crc32c) of the ends of objects that readers parse without reading the whole. The objects
+        of a losing attempt are removed again.
         """
         folder = self._attempt_folder(unit, attempt)
         for name, data in objects.items():
@@ -182,6 +195,7 @@ class Collection:
             objects={name: (len(data), google_crc32c.value(data)) for name, data in objects.items()},
             arrays=arrays or {},
             statistics=statistics or {},
+            footers=footers or {},
         )
         if self.storage.create(self._commit_name(unit, 0), commit.to_json()):
             return True

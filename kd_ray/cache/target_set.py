@@ -32,6 +32,17 @@ def members_digest(sample_ids: SampleIds) -> str:
     return hashlib.blake2b(sample_ids.astype("<u8").tobytes(), digest_size=16).hexdigest()
 
 
+def refuse_other_members(collection: Collection, commit: Commit, sample_ids: SampleIds) -> None:
+    """Raise CacheCorrupt where the unit was made from other samples than these, which the corpus has in its span."""
+    digest = members_digest(sample_ids)
+    if commit.members_digest != digest:
+        raise CacheCorrupt(
+            f"{collection.location(collection.folder)}: unit {commit.unit.id} was made from other samples than the "
+            f"corpus holds there ({commit.members_digest} against {digest}). Restore the corpus it was built from, or "
+            "use another cache.uri."
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """One output of one target set."""
@@ -85,13 +96,7 @@ class Output:
             CacheCorrupt: the bytes are not those that were committed, or the unit was made from other samples.
         """
         assert commit.unit.view_start <= view_index < commit.unit.view_stop, (commit.unit, view_index)
-        digest = members_digest(sample_ids)
-        if commit.members_digest != digest:
-            raise CacheCorrupt(
-                f"{self.collection.location(self.collection.folder)}: unit {commit.unit.id} was made from other "
-                f"samples than the corpus holds there ({commit.members_digest} against {digest}). Restore the corpus "
-                "it was built from, or use another cache.uri."
-            )
+        refuse_other_members(self.collection, commit, sample_ids)
         layout = commit.arrays[VALUES]
         offset, length = layout.ranges[view_index - commit.unit.view_start]
         name = self.collection.object_name(commit, layout.object_name)
