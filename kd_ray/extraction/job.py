@@ -7,6 +7,7 @@ from kd_ray.cache.plan import Grid
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.target_set import open_output
 from kd_ray.cache.view_store import open_view_store
+from kd_ray.config.kept import KeptFormat
 from kd_ray.config.models import Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress
@@ -29,6 +30,8 @@ class ExtractJob:
     policy: Policy
     view_seed: int
     view_set: Spec
+    kept: KeptFormat | None
+    verify_one_in: int
     grid: Grid
     target_set: Spec
     outputs: Mapping[str, Spec]
@@ -70,4 +73,6 @@ def build_extractor(job: ExtractJob, *, device: str, batch_size: int, num_thread
         },
         num_threads=num_threads,
         batch_size=batch_size,
+        kept=job.kept,
+        verify_one_in=job.verify_one_in,
     )

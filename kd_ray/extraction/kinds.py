@@ -8,7 +8,7 @@ from kd_ray.config.views import Views
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.corpus.source import SplitName
 from kd_ray.errors import RecipeError
-from kd_ray.extraction.plan import ViewSetPlan, plan_view_set, view_set_spec, wanted_grid
+from kd_ray.extraction.plan import ViewSetPlan, plan_view_set, view_set_spec, wanted_grid, widest_with_pixels
 
 
 def plan_kinds(
@@ -30,7 +30,8 @@ def plan_kinds(
     policies = {kind: views.policy.of_kind(kind) for kind in views.policy.kind_names}
     stored = {}
     for kind, policy in policies.items():
-        store = find_view_store(cache.uri, view_set_spec(policy, seed=views.seed, corpus=corpus, split=split))
+        spec = view_set_spec(policy, seed=views.seed, corpus=corpus, split=split, kept=views.kept(kind))
+        store = find_view_store(cache.uri, spec)
         if store is not None:
             stored[kind] = store.grid.unit_row_groups
     if len(set(stored.values())) > 1:
@@ -39,7 +40,8 @@ def plan_kinds(
             f"views.policy.kinds: the kinds are cut at the same row groups, but in {cache.uri}/views they were cut at "
             f"different ones when they were created ({told}). Use another cache.uri, or change views.seed."
         )
-    widest = wanted_grid(corpus, split=split, cache=cache, widest_bytes_per_view=max(widest_bytes_per_view.values()))
+    widest_of_all = max(widest_with_pixels(size, views.kept(kind)) for kind, size in widest_bytes_per_view.items())
+    widest = wanted_grid(corpus, split=split, cache=cache, widest_bytes_per_view=widest_of_all)
     groups = cache.unit_row_groups or next(iter(stored.values()), widest.unit_row_groups)
     return {
         kind: plan_view_set(
@@ -50,6 +52,7 @@ def plan_kinds(
             num_views=views.num_views(kind),
             cache=cache.model_copy(update={"unit_row_groups": groups}),
             widest_bytes_per_view=widest_bytes_per_view[kind],
+            kept=views.kept(kind),
         )
         for kind, policy in policies.items()
     }

@@ -10,6 +10,7 @@ from kd_ray.cache.spec import Spec, output_spec, target_set_spec
 from kd_ray.cache.target_set import find_output, under_its_first_name
 from kd_ray.cache.units import Span, Unit
 from kd_ray.cache.view_store import find_view_store
+from kd_ray.config.kept import KeptFormat
 from kd_ray.config.models import Teacher
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.views import Policy
@@ -19,7 +20,7 @@ from kd_ray.errors import ExtractionError, RecipeError
 from kd_ray.extraction.job import ExtractJob
 from kd_ray.extraction.masks import refuse_without_masks
 from kd_ray.teachers.identity import teacher_identity
-from kd_ray.views import view_set_identity
+from kd_ray.views import max_kept_bytes, view_set_identity
 
 MAX_UNIT_BYTES = 4 * MAX_OBJECT_BYTES  # a worker holds a unit several times over
 
@@ -56,6 +57,7 @@ class ViewSetPlan:
     policy: Policy
     seed: int
     num_views: int
+    kept: KeptFormat | None
     spec: Spec
     grid: Grid
     rows_of: Mapping[Span, int]
@@ -69,6 +71,11 @@ class ViewSetPlan:
     def views_in(self, units: Sequence[Unit]) -> int:
         """How many views the units hold."""
         return sum(self.rows_of[unit.span] * unit.num_views for unit in units)
+
+    @property
+    def kept_bytes_per_view(self) -> int:
+        """Bytes of one view's stored pixels: exact for raw, at most for the others, 0 where none are kept."""
+        return 0 if self.kept is None else max_kept_bytes(self.kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +119,19 @@ def plan_view_set(
     num_views: int,
     cache: CacheSettings,
     widest_bytes_per_view: int,
+    kept: KeptFormat | None = None,
 ) -> ViewSetPlan:
     """The units of a view set; where it exists already, its own grid and blocks are kept.
 
+    `widest_bytes_per_view` is that of the teachers' outputs; the pixels that are `kept` may be wider.
+
     Raises:
         CorpusError: the policy needs masks, and a sample has none whose views are still to be drawn.
+        ExtractionError: one unit of kept pixels would be too large.
     """
-    spec = view_set_spec(policy, seed=seed, corpus=corpus, split=split)
-    grid = wanted_grid(corpus, split=split, cache=cache, widest_bytes_per_view=widest_bytes_per_view)
+    spec = view_set_spec(policy, seed=seed, corpus=corpus, split=split, kept=kept)
+    widest = widest_with_pixels(widest_bytes_per_view, kept)
+    grid = wanted_grid(corpus, split=split, cache=cache, widest_bytes_per_view=widest)
     store = find_view_store(cache.uri, spec)
     if store is not None:
         _refuse_other_grid(store.grid, cache, where=f"{cache.uri}/views/{spec.folder}")
@@ -129,23 +141,41 @@ def plan_view_set(
     existing = store.units() if store is not None else []
     units = tuple(wanted_units(spans, num_views=num_views, grid=grid, existing=existing))
     refuse_without_masks(corpus, {unit.span for unit in missing_units(units, existing)}, policy=policy)
-    return ViewSetPlan(
+    plan = ViewSetPlan(
         split=split,
         policy=policy,
         seed=seed,
         num_views=num_views,
+        kept=kept,
         spec=spec,
         grid=grid,
         rows_of={span: sum(groups[span.shard][span.group_start : span.group_stop]) for span in spans},
         units=units,
     )
+    largest = _largest_unit(plan) * plan.kept_bytes_per_view
+    if largest > MAX_UNIT_BYTES:
+        raise ExtractionError(
+            f"views.pixels_size_px: one unit of kept pixels would be up to {largest:,} bytes, more than "
+            f"{MAX_UNIT_BYTES:,} ({grid}). Give a smaller views.pixels_size_px, another pixels_codec, or smaller "
+            "cache.unit_row_groups, cache.unit_views and corpus.row_group_size on a new cache."
+        )
+    return plan
 
 
-def view_set_spec(policy: Policy, *, seed: int, corpus: PackedCorpus, split: SplitName) -> Spec:
+def view_set_spec(
+    policy: Policy, *, seed: int, corpus: PackedCorpus, split: SplitName, kept: KeptFormat | None
+) -> Spec:
     """What the views of `policy`, which has no kinds, are on one split."""
     masks_id = corpus.masks_id(split) if policy.reads_masks else None
-    identity = view_set_identity(policy, seed=seed, corpus_id=corpus.corpus_id, split=split, masks_id=masks_id)
+    identity = view_set_identity(
+        policy, seed=seed, corpus_id=corpus.corpus_id, split=split, masks_id=masks_id, kept=kept
+    )
     return Spec(name=f"{policy.name}-{split}", identity=identity)
+
+
+def widest_with_pixels(widest_bytes_per_view: int, kept: KeptFormat | None) -> int:
+    """Of the teachers' outputs and the kept pixels."""
+    return max(widest_bytes_per_view, 0 if kept is None else max_kept_bytes(kept))
 
 
 def wanted_grid(corpus: PackedCorpus, *, split: SplitName, cache: CacheSettings, widest_bytes_per_view: int) -> Grid:
@@ -157,6 +187,11 @@ def wanted_grid(corpus: PackedCorpus, *, split: SplitName, cache: CacheSettings,
         unit_row_groups=cache.unit_row_groups,
         unit_views=cache.unit_views,
     )
+
+
+def _largest_unit(view_set: ViewSetPlan) -> int:
+    """Views in the largest unit."""
+    return max((view_set.rows_of[unit.span] * unit.num_views for unit in view_set.units), default=0)
 
 
 def _refuse_other_grid(grid: Grid, cache: CacheSettings, *, where: str) -> None:
@@ -171,7 +206,7 @@ def _refuse_other_grid(grid: Grid, cache: CacheSettings, *, where: str) -> None:
 
 def _refuse_huge_units(view_set: ViewSetPlan, sizes: Mapping[str, int], *, teacher: str) -> None:
     for name, size in sizes.items():
-        largest = max((view_set.rows_of[unit.span] * unit.num_views * size for unit in view_set.units), default=0)
+        largest = _largest_unit(view_set) * size
         if largest > MAX_UNIT_BYTES:
             raise ExtractionError(
                 f"teacher {teacher}: one unit of its {name} would be {largest:,} bytes, more than {MAX_UNIT_BYTES:,}: "
@@ -181,9 +216,16 @@ def _refuse_huge_units(view_set: ViewSetPlan, sizes: Mapping[str, int], *, teach
 
 
 def plan_targets(
-    teacher: KnownTeacher, view_set: ViewSetPlan, *, corpus: PackedCorpus, cache_uri: str, outputs: Sequence[str]
+    teacher: KnownTeacher,
+    view_set: ViewSetPlan,
+    *,
+    corpus: PackedCorpus,
+    cache_uri: str,
+    outputs: Sequence[str],
+    verify_one_in: int,
 ) -> TargetPlan:
-    """What `teacher` has to compute for `outputs` of `view_set`.
+    """What `teacher` has to compute for `outputs` of `view_set`; of views that are stored already it compares one in
+    `verify_one_in`.
 
     Raises:
         FingerprintMismatch: a folder of the cache does not hold what its name says.
@@ -226,6 +268,8 @@ def plan_targets(
             policy=view_set.policy,
             view_seed=view_set.seed,
             view_set=view_set.spec,
+            kept=view_set.kept,
+            verify_one_in=verify_one_in,
             grid=view_set.grid,
             target_set=target_set,
             outputs=specs,

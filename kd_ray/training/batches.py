@@ -1,4 +1,4 @@
-"""From an order of samples to batches: decode, replay the view, gather its targets; ahead of the loop, in threads.
+"""From an order of samples to batches: the view, replayed or read, and its targets; ahead of the loop, in threads.
 
 Shape letters: B batch, C channels, H W pixels, N rows of a span.
 """
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.cache.order import Order, lanes_of
-from kd_ray.cache.replay import Replay, columns_for
 from kd_ray.cache.stream import Window
 from kd_ray.cache.units import Span
+from kd_ray.config.kept import KeptFormat
 from kd_ray.config.models import Input
 from kd_ray.config.views import Policy, Views
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.models.pixels import to_input
 from kd_ray.training.losses import NO_LABEL, Labels
 from kd_ray.training.prefetch import prefetched
-from kd_ray.views import View, mix_of
+from kd_ray.training.views import ReplayedViews, RowImage, SpanViews, ViewSource
+from kd_ray.views import AnyView, mix_of
 
 PREFETCHED_BATCHES = 4
 
@@ -63,7 +64,7 @@ class LoadedSpan:
     """The rows of a span in memory, with what the target source keeps of one view of them."""
 
     rows: Rows
-    replay: Replay
+    views: SpanViews
     label_of: Mapping[int, int]
     view_index: int
     targets: Mapping[TargetKey, NDArray[Any]]
@@ -71,11 +72,11 @@ class LoadedSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """One sample's turn: its replayed view, that as the student sees it, and where its targets are."""
+    """One sample's turn: its view, that as the student sees it, and where its targets are."""
 
     loaded: LoadedSpan
     row: int
-    view: View
+    view: AnyView
     pixels_HWC: NDArray[np.uint8]
 
     @property
@@ -125,7 +126,8 @@ class NoTargets:
 class StreamKind:
     """One kind of views: `num_crops` of them at each repeat of a sample, as `input` wants them.
 
-    `num_views` None draws fresh views each time instead of going round.
+    `num_views` None draws fresh views each time instead of going round. Where views are not read from a cache, `kept`
+    says through which codec they go, as they would if they were.
     """
 
     name: str
@@ -133,6 +135,7 @@ class StreamKind:
     num_crops: int
     num_views: int | None
     input: Input
+    kept: KeptFormat | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +161,7 @@ class StreamSettings:
 
 
 def stream_kinds(views: Views, input: Input, *, fresh: bool) -> tuple[StreamKind, ...]:
-    """The kinds of a recipe's views for a model with this input; `fresh` ones are never seen twice."""
+    """The kinds of a recipe's views for a model with this input; `fresh` ones are never seen twice, nor stored."""
     return tuple(
         StreamKind(
             name=kind,
@@ -166,6 +169,7 @@ def stream_kinds(views: Views, input: Input, *, fresh: bool) -> tuple[StreamKind
             num_crops=views.policy.num_crops(kind),
             num_views=None if fresh else views.num_views(kind),
             input=input.of_kind(views.policy, kind),
+            kept=None if fresh else views.kept(kind),
         )
         for kind in views.policy.kind_names
     )
@@ -190,7 +194,10 @@ class _OpenWindow:
 
 
 class BatchStream:
-    """The batches of one worker, endlessly, from any point of the run on; `targets` are by kind of view."""
+    """The batches of one worker, endlessly, from any point of the run on.
+
+    `targets` and `views` are by kind of view; `views` None replays them.
+    """
 
     def __init__(
         self,
@@ -200,8 +207,13 @@ class BatchStream:
         corpus: PackedCorpus,
         usable_labels: frozenset[int],
         targets: Mapping[str, TargetSource],
+        views: Mapping[str, ViewSource] | None = None,
     ) -> None:
         self._settings = settings
+        self._views = views or {
+            kind.name: ReplayedViews(policy=kind.policy, seed=settings.view_seed, kept=kind.kept)
+            for kind in settings.kinds
+        }
         self._order = order
         self._corpus = corpus
         self._usable_labels = usable_labels
@@ -238,7 +250,7 @@ class BatchStream:
         index, occurrence = int(window.span_indices[place]), int(window.occurrences[place])
         span = self._order.sources[window.source].spans[index].span
         if index not in opened.rows:
-            columns = columns_for(*(kind.policy for kind in self._settings.kinds))
+            columns = {column for source in self._views.values() for column in source.columns}
             opened.rows[index] = self._corpus.read_rows(span.shard, span.group_start, span.group_stop, columns=columns)
         loaded = []
         for kind in self._settings.kinds:
@@ -254,7 +266,7 @@ class BatchStream:
         labels = zip(rows.sample_ids.tolist(), rows.labels.tolist(), strict=True)
         return LoadedSpan(
             rows=rows,
-            replay=Replay(rows, policy=kind.policy, seed=self._settings.view_seed, max_kept_bytes=0),
+            views=self._views[kind.name].load(span, view_index, rows),
             label_of={sample_id: label for sample_id, label in labels if sample_id in self._usable_labels},
             view_index=view_index,
             targets=self._targets[kind.name].load(span, view_index, rows),
@@ -263,24 +275,18 @@ class BatchStream:
     def _prepare(self, turn: _Turn) -> list[list[Drawn]]:
         """By kind, the views of one sample, whose image is decoded once for all of them."""
         prepared = []
-        image_HW3 = None
+        image = RowImage(turn.loaded[0][0].rows, turn.row)
         for kind, loaded in zip(self._settings.kinds, turn.loaded, strict=True):
-            view_indices = [each.view_index for each in loaded]
-            views = loaded[0].replay.views(turn.row, view_indices, image_HW3=image_HW3)
-            image_HW3 = views[0].image_HW3
-            drawn = [
-                Drawn(
-                    loaded=each,
-                    row=turn.row,
-                    view=view,
-                    pixels_HWC=view.render(kind.input.size_px, kind.input.interpolation),
-                )
-                for each, view in zip(loaded, views, strict=True)
-            ]
+            drawn = [self._drawn(kind, each, turn.row, image) for each in loaded]
             for each in drawn:
                 self._targets[kind.name].check(turn.span, each)
             prepared.append(drawn)
         return prepared
+
+    def _drawn(self, kind: StreamKind, loaded: LoadedSpan, row: int, image: RowImage) -> Drawn:
+        view = loaded.views.view(row, loaded.view_index, image=image)
+        size = kind.input
+        return Drawn(loaded=loaded, row=row, view=view, pixels_HWC=view.render(size.size_px, size.interpolation))
 
     def _part(self, kind: StreamKind, drawn: Sequence[Drawn]) -> Part:
         pixels_BHWC = np.stack([each.pixels_HWC for each in drawn])

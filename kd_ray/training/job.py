@@ -15,6 +15,8 @@ from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.corpus import Labels
 from kd_ray.config.models import Input, Student, Teacher
+from kd_ray.config.kept import KeptFormat
+from kd_ray.config.models import Student, Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.errors import CacheIncomplete
@@ -26,6 +28,7 @@ from kd_ray.training.batches import BatchStream, NoTargets, StreamSettings, Targ
 from kd_ray.training.fit import FitResult, FitSettings, Hooks, Metrics, State, fit, samples_consumed
 from kd_ray.training.losses import WeightedLosses
 from kd_ray.training.targets import CachedTargets, LiveTargets, Pinned
+from kd_ray.training.views import ViewSource
 
 WEIGHTS_FILE = "model.safetensors"
 RUN_FILE = "run.json"
@@ -34,7 +37,7 @@ LIVE_BATCH_SIZE = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedSource:
-    """Which committed units a run reads of one kind of views."""
+    """Which committed units a run reads of one kind of views; the views, too, where their pixels are kept."""
 
     cache_uri: str
     view_set: Spec
@@ -42,8 +45,9 @@ class CachedSource:
     units: tuple[Unit, ...]
     policy: Policy
     verify_one_in: int
+    kept: KeptFormat | None = None
 
-    def open(self, device: torch.device) -> TargetSource:
+    def open(self, device: torch.device) -> CachedTargets:
         """Open every output and pin its units; values are read on the CPU, whatever the student's `device`.
 
         Raises:
@@ -125,19 +129,27 @@ def build(job: TrainJob) -> StudentModel:
     )
 
 
-def open_targets(job: TrainJob, device: torch.device) -> Mapping[str, TargetSource]:
-    """Where the job's targets come from, by kind of view.
+def open_source(
+    job: TrainJob, device: torch.device
+) -> tuple[Mapping[str, TargetSource], Mapping[str, ViewSource] | None]:
+    """By kind of view where the job's targets come from, and its views where they are read.
 
     Raises:
         FingerprintMismatch, CacheIncomplete: the cache does not hold what the run was planned with.
     """
     match job.source:
         case None:
-            return {kind.name: NoTargets() for kind in job.stream.kinds}
+            return {kind.name: NoTargets() for kind in job.stream.kinds}, None
         case LiveSource():
-            return job.source.open(device)
-        case _:
-            return {kind: cached.open(device) for kind, cached in job.source.items()}
+            return job.source.open(device), None
+        case sources:
+            cached = {kind: source.open(device) for kind, source in sources.items()}
+            stored = {
+                kind: cached[kind].stored_views(source.kept)
+                for kind, source in sources.items()
+                if source.kept is not None
+            }
+            return cached, stored or None
 
 
 def train(
@@ -151,13 +163,14 @@ def train(
     resume: State | None,
 ) -> FitResult:
     """Train `network` on this worker's share of every batch."""
-    targets = open_targets(job, next(network.parameters()).device)
+    targets, views = open_source(job, next(network.parameters()).device)
     stream = BatchStream(
         job.stream,
         job.order,
         corpus=corpus,
         usable_labels=frozenset(corpus.labelled_ids("train", job.labels).tolist()),
         targets=targets,
+        views=views,
     )
     consumed = samples_consumed(resume, samples_per_step=job.stream.samples_per_step)
     batches = stream.batches(worker=worker, num_workers=num_workers, consumed=consumed)

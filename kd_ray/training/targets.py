@@ -14,11 +14,13 @@ from kd_ray.cache.commits import PinnedUnits
 from kd_ray.cache.target_set import Output
 from kd_ray.cache.units import Span
 from kd_ray.cache.view_store import ViewStore
+from kd_ray.config.kept import KeptFormat
 from kd_ray.config.models import Input
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import Rows
 from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.training.batches import Drawn, TargetKey
+from kd_ray.training.views import StoredViews
 from kd_ray.views import check_view
 
 STORED_PROOFS_KEPT = 512  # views of spans; what the lanes of one worker have open at a time, with crops and repeats
@@ -37,6 +39,7 @@ class CachedTargets:
 
     def __init__(self, pinned: Pinned, *, view_store: ViewStore, policy: Policy, verify_one_in: int) -> None:
         self._pinned = pinned
+        self._view_store = view_store
         self._policy = policy
         self._verify_one_in = verify_one_in
         self._rounded: set[tuple[int, int]] = set()  # adding to it needs no lock
@@ -67,6 +70,10 @@ class CachedTargets:
         likeness = check_view(drawn.view, stored, policy=self._policy, sample_id=drawn.sample_id, view_index=view_index)
         if likeness == "rounding":
             self._rounded.add((drawn.sample_id, view_index))
+
+    def stored_views(self, kept: KeptFormat) -> StoredViews:
+        """The views beside these targets, where their pixels are kept."""
+        return StoredViews(store=self._view_store, units=self._pinned.views, policy=self._policy, kept=kept)
 
     @property
     def num_rounded(self) -> int:

@@ -28,6 +28,11 @@ def extract_targets(run: Run, plan: CachePlan) -> None:
         for each in missing:
             extract_units(each.job, each.missing, on_report=tally.add)
         detail = f"{tally.forwards:,} teacher forwards, {human_bytes(stored_bytes(plan))} of targets"
+        if tally.rounded:
+            detail += (
+                f". WARNING: of the compared views {tally.rounded:,} differ from what is stored by rounding: the "
+                "images were decoded by another library here. Install what the view set records"
+            )
         return None, tally.views, detail
 
     run.work("extract", do, key=key, unit="views")
@@ -38,13 +43,14 @@ class _Tally:
 
     def __init__(self, run: Run, meter: Meter, total: int) -> None:
         self._run, self._meter, self._total = run, meter, total
-        self.views = self.forwards = 0
+        self.views = self.forwards = self.rounded = 0
         meter.update(0, total=total)
 
     def add(self, report: UnitReport) -> None:
         """One more unit."""
         self.views += report.num_views
         self.forwards += report.num_forwards
+        self.rounded += report.num_rounded
         self._run.counts["extract/teacher_forwards"] += report.num_forwards
         self._run.events.write("unit", id=report.unit_id, views=report.num_views, seconds=round(report.seconds, 3))
         self._meter.update(self.views, total=self._total)

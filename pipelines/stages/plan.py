@@ -62,7 +62,8 @@ def plan_cache(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeach
 
 def plan_table(plan: CachePlan, recipe: Recipe) -> Table:
     """One row per target set: views, forwards to run, bytes."""
-    table = Table(title="plan", title_justify="left", caption=break_even(plan, recipe), caption_justify="left")
+    caption = " ".join([break_even(plan, recipe), *enlarged(recipe)])
+    table = Table(title="plan", title_justify="left", caption=caption, caption_justify="left")
     for heading in ("teacher", "views of", "units missing", "forwards to run", "bytes a view", "bytes in all"):
         table.add_column(heading, justify="left" if heading in ("teacher", "views of") else "right")
     for each in plan.all:
@@ -75,7 +76,30 @@ def plan_table(plan: CachePlan, recipe: Recipe) -> Table:
             " + ".join(f"{name} {size:,}" for name, size in each.bytes_per_view.items()),
             human_bytes(per_view * each.forwards_total),
         )
+    for views in [] if plan.is_live else plan.training_views.values():
+        if views.kept is not None:
+            bound = "" if views.kept.codec == "raw" else "at most "
+            total = views.kept_bytes_per_view * views.views_in(views.units)
+            each_view, in_all = f"{bound}{views.kept_bytes_per_view:,}", f"{bound}{human_bytes(total)}"
+            table.add_row("kept pixels", f"train ({views.policy.name}, {views.kept.title})", "", "", each_view, in_all)
     return table
+
+
+def enlarged(recipe: Recipe) -> list[str]:
+    """A warning for each model whose input is larger than the pixels that are kept."""
+    inputs = {f"teacher {name}": each.input for name, each in recipe.all_teachers().items()}
+    inputs[f"student {recipe.student.name}"] = recipe.student.input
+    policy, found = recipe.views.policy, []
+    for kind in policy.kind_names:
+        kept = recipe.views.kept(kind)
+        for name, input in inputs.items():
+            (height, width), of = input.of_kind(policy, kind).size_px, f" of kind {kind}" if kind else ""
+            if kept is not None and (height > kept.size_px[0] or width > kept.size_px[1]):
+                found.append(
+                    f"WARNING: {name} takes {height}×{width} px, more than is kept of views{of} "
+                    f"({kept.size_px[0]}×{kept.size_px[1]}): its views are enlarged."
+                )
+    return found
 
 
 def break_even(plan: CachePlan, recipe: Recipe) -> str:
@@ -129,6 +153,7 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
                     corpus=corpus,
                     cache_uri=recipe.cache.uri,
                     outputs=teacher.config.outputs.names(),
+                    verify_one_in=recipe.views.verify_one_in,
                 )
                 for name, teacher in of_kind.items()
             }
@@ -136,7 +161,12 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
         },
         evaluation={
             name: plan_targets(
-                teacher, evaluation_views, corpus=corpus, cache_uri=recipe.cache.uri, outputs=("logits",)
+                teacher,
+                evaluation_views,
+                corpus=corpus,
+                cache_uri=recipe.cache.uri,
+                outputs=("logits",),
+                verify_one_in=recipe.views.verify_one_in,
             )
             for name, teacher in teachers.items()
             if "logits" in teacher.config.outputs.names()

@@ -120,7 +120,7 @@ def _distilled_job(
         ),
         stream=_stream(recipe, fresh=False),
         order=order,
-        source=source if needed else None,
+        source=source if needed or (train.targets == "cached" and recipe.views.keep == "pixels") else None,
         settings=_settings(train, train.num_steps(order.num_samples)),
         seed=train.seed,
     )
@@ -142,6 +142,7 @@ def _cached_sources(recipe: Recipe, plan: CachePlan, needed: list[TargetKey]) ->
             units=views.units,
             policy=views.policy,
             verify_one_in=recipe.views.verify_one_in,
+            kept=recipe.views.kept(kind),
         )
         for kind, views in plan.training_views.items()
     }
@@ -162,7 +163,8 @@ def _live_source(recipe: Recipe, teachers: Mapping[str, KnownTeacher], needed: f
 
 
 def _reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) -> TrainJob:
-    """The same student, start, steps and batch size on the labelled images alone, a new view at every turn.
+    """The same student, start, steps and batch size on the labelled images alone, a new view at every turn; nothing is
+    stored of those, so they are rendered at the student's own size even where the pixels of views are kept.
 
     Sources have the same shares, and samples the weights of their labels, as for the distilled student.
     """

@@ -99,7 +99,9 @@ def _ways(folder: Path, images: str | None) -> list[Way]:
         cache=CacheSettings(uri=str(folder / "cache"), unit_row_groups=2),
         widest_bytes_per_view=1,
     )
-    plan = plan_targets(teacher, views, corpus=corpus, cache_uri=str(folder / "cache"), outputs=("logits",))
+    plan = plan_targets(
+        teacher, views, corpus=corpus, cache_uri=str(folder / "cache"), outputs=("logits",), verify_one_in=256
+    )
     extract = build_extractor(plan.job, device="cpu", batch_size=128, num_threads=1)
     for unit in plan.missing:
         extract(unit, attempt="bench")

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from kd_ray.cache.units import Span
+from kd_ray.config.kept import KeptFormat
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.training.batches import BatchStream, TargetKey, TargetSource
 from kd_ray.training.fit import Metrics, State, fit
-from kd_ray.training.job import CachedSource, LiveSource, TrainJob, build, open_targets, train
+from kd_ray.training.job import CachedSource, LiveSource, TrainJob, build, open_source, train
 from tests.support.kinds_world import kinds_job, plan_all, with_kinds
 from tests.support.tiny_world import (
     MIXED_POLICY,
@@ -57,7 +58,14 @@ class Unwatched:
     def checkpoint(self, state: State) -> None: ...
 
 
-@pytest.fixture(scope="module", params=[POLICY, MIXED_POLICY], ids=lambda policy: policy.name)
+KEPT = KeptFormat(size_px=(40, 36), codec="jpeg", quality=90)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(POLICY, None), (MIXED_POLICY, None), (MIXED_POLICY, KEPT)],
+    ids=["tiny", "tiny_mixed", "tiny_mixed_kept"],
+)
 def plan(
     request: pytest.FixtureRequest,
     tiny_corpus: PackedCorpus,
@@ -66,7 +74,8 @@ def plan(
 ) -> TargetPlan:
     """A filled cache: batches of 7 views, which is not how training cuts them."""
     cache = tmp_path_factory.mktemp("cache")
-    views = plan_views(tiny_corpus, cache, num_views=NUM_VIEWS, policy=request.param)
+    policy, kept = request.param
+    views = plan_views(tiny_corpus, cache, num_views=NUM_VIEWS, policy=policy, kept=kept)
     plan = plan_teacher(tiny_teacher, views, tiny_corpus, cache)
     extract(plan, batch_size=7)
     return plan
@@ -106,7 +115,7 @@ class OtherView:
 
 
 def losses_under_mixed_up_views(job: TrainJob, corpus: PackedCorpus) -> NDArray[np.float64]:
-    right = open_targets(job, torch.device("cpu"))
+    right, _ = open_source(job, torch.device("cpu"))
     stream = BatchStream(
         job.stream,
         job.order,

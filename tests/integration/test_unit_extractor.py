@@ -90,6 +90,8 @@ def extractor_with(
         },
         num_threads=num_threads,
         batch_size=batch_size,
+        kept=job.kept,
+        verify_one_in=job.verify_one_in,
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kd_ray.config.corpus import AllLabels, FolderCorpus, HashSplit
+from kd_ray.config.kept import KeptFormat
 from kd_ray.config.models import Input, Optimizer, Schedule, Student, Teacher
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.train import FeatureLoss, Loss
@@ -125,6 +126,7 @@ def plan_views(
     unit_views: int | None = 2,
     unit_row_groups: int = 2,
     policy: Policy = POLICY,
+    kept: KeptFormat | None = None,
 ) -> ViewSetPlan:
     """Views of the training split, in units of two row groups by two views."""
     return plan_view_set(
@@ -135,6 +137,7 @@ def plan_views(
         num_views=num_views,
         cache=CacheSettings(uri=str(cache_uri), unit_row_groups=unit_row_groups, unit_views=unit_views),
         widest_bytes_per_view=1,
+        kept=kept,
     )
 
 
@@ -145,9 +148,12 @@ def plan_teacher(
     cache_uri: Path | str,
     *,
     outputs: Sequence[str] = ("summary", "spatial", "logits"),
+    verify_one_in: int = 1,
 ) -> TargetPlan:
-    """What `teacher` has to compute for `views`."""
-    return plan_targets(teacher, views, corpus=corpus, cache_uri=str(cache_uri), outputs=outputs)
+    """What `teacher` has to compute for `views`; it compares every view that is stored unless told otherwise."""
+    return plan_targets(
+        teacher, views, corpus=corpus, cache_uri=str(cache_uri), outputs=outputs, verify_one_in=verify_one_in
+    )
 
 
 def extract(plan: TargetPlan, *, batch_size: int = 32, attempt: str = "first") -> list[UnitReport]:
@@ -170,6 +176,7 @@ def cached_source(plan: TargetPlan, *, verify_one_in: int = 1) -> CachedSource:
         outputs={(job.teacher_name, name): (job.target_set, spec) for name, spec in job.outputs.items()},
         units=plan.view_set.units,
         policy=job.policy,
+        kept=job.kept,
         verify_one_in=verify_one_in,
     )
 
@@ -190,6 +197,7 @@ def stream_settings(
     num_threads: int = 1,
     policy: Policy = POLICY,
     repeats: int = 1,
+    kept: KeptFormat | None = None,
 ) -> StreamSettings:
     """Batches of the tiny policy at the student's size."""
     kind = StreamKind(
@@ -201,6 +209,7 @@ def stream_settings(
         repeats=repeats,
         global_batch_size=global_batch_size,
         num_threads=num_threads,
+        kept=kept,
     )
 
 

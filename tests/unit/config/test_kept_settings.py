@@ -48,7 +48,10 @@ def test_every_setting_of_pixels_that_are_not_kept_is_named(tmp_path: Path) -> N
         ((*PIXELS, "views.pixels_quality=101"), "views.pixels_quality: got 101"),
         ((*PIXELS, "views.pixels_codec=png"), "views.pixels_codec: got 'png'; allowed: raw, webp, jpeg"),
         (("views.keep=pixel",), "views.keep: got 'pixel'; allowed: params, pixels"),
-        ((*PIXELS, "views.policy=dino_multicrop"), "views.pixels_size_px: does not fit together; every kind of the policy"),
+        (
+            (*PIXELS, "views.policy=dino_multicrop"),
+            "views.pixels_size_px: does not fit together; every kind of the policy",
+        ),
     ],
 )
 def test_refusals(tmp_path: Path, overrides: tuple[str, ...], told: str) -> None:

@@ -53,6 +53,8 @@ def test_masks_decide_where_the_policy_reads_them() -> None:
     assert fingerprint(policy, masks_id="one") != fingerprint(policy, masks_id="other")
     with pytest.raises(AssertionError, match="masks decide views"):
         fingerprint(policy)
+
+
 KEPT = KeptFormat(size_px=(224, 224), codec="jpeg", quality=95)
 GOLDEN_KEPT_FINGERPRINT = "8dbae69ec6753fbbd8ae262c205d4d22cd1f19f2d3d3e7a6ec6f5db7cd0314dd"
 
