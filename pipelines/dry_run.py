@@ -11,9 +11,10 @@ from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import find_packed
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.telemetry.units import human_bytes
+from kd_ray.views import max_kept_bytes
 from pipelines.context import Run
 from pipelines.stages.finetune import known_teacher, num_classes_of, teacher_shapes
-from pipelines.stages.plan import make_plan, plan_table
+from pipelines.stages.plan import enlarged, make_plan, plan_table
 
 
 def show_plan(run: Run) -> None:
@@ -71,6 +72,24 @@ def _show_estimate(
             state = "" if name in known else "; its weights are not known yet, so all of it counts as missing"
             what = f"a {kind} view" if kind else "a view"
             console.print(f"  {name} ({teacher.model.title}): {what} is {told}{total}{state}", highlight=False)
+    _show_kept(recipe, num_images, console=console)
+
+
+def _show_kept(recipe: Recipe, num_images: int | None, *, console: Console) -> None:
+    views = recipe.views
+    for kind in views.policy.kind_names:
+        kept = views.kept(kind)
+        if kept is None:
+            continue
+        bound = "" if kept.codec == "raw" else "at most "
+        size = max_kept_bytes(kept)
+        total = (
+            "" if num_images is None else f"; {bound}{human_bytes(num_images * views.num_views(kind) * size)} in all"
+        )
+        what = f"a {kind} view" if kind else "a view"
+        console.print(f"  kept pixels ({kept.title}): {what} is {bound}{size:,} B{total}", highlight=False)
+    for warning in enlarged(recipe):
+        console.print(f"  {warning}", highlight=False)
 
 
 def _total(num_views: int, bytes_per_view: int) -> str:

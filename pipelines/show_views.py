@@ -98,6 +98,9 @@ def _notes(recipe: Recipe, group: Group, *, num_draws: int) -> tuple[str, ...]:
         last = num_draws * policy.num_crops(kind) - 1
         shown.append(f"{f'{kind} ' if kind else ''}views 0 to {last} of {views.num_views(kind)}")
     told = [f"Policy {policy.name}, seed {views.seed}: {', '.join(shown)}.", group.origin]
+    kept = dict.fromkeys(filter(None, (views.kept(kind) for kind in policy.kind_names)))
+    if kept:
+        told.append(f"Pixels are those that are kept: {', '.join(each.title for each in kept)}.")
     if policy.repeats > 1:
         told.append(f"In training, {policy.repeats} draws of a sample come in the same batch.")
     if num_draws > views.count:

@@ -246,9 +246,7 @@ class Views(Section):
         if self.pixels_size_px is None and sizeless:
             found.append(("pixels_size_px", "keep: pixels needs the (height, width) at which views are stored"))
         if self.pixels_size_px is not None and not sizeless:
-            found.append(
-                ("pixels_size_px", "every kind of the policy has a size_px, at which it is stored. Remove this")
-            )
+            found.append(("pixels_size_px", "every kind of views has a size_px, at which it is stored. Remove this"))
         return found
 
 

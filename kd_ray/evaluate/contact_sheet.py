@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray.cache.replay import Replay
+from kd_ray.config.kept import KeptFormat
 from kd_ray.config.models import Input
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import NAMELESS, Interpolation, Policy
@@ -17,7 +18,7 @@ from kd_ray.corpus.images.decode import decode
 from kd_ray.evaluate.describe_view import describe
 from kd_ray.evaluate.sheet_samples import Group, SheetSample
 from kd_ray.evaluate.whole_image import NumberedBox, whole_with_boxes
-from kd_ray.views import View, ViewParams, box_px
+from kd_ray.views import AnyView, View, ViewParams, box_px, keep_view
 from kd_ray.views.params import Crop
 
 Pixels = NDArray[np.uint8]
@@ -72,6 +73,12 @@ class SheetKind:
     policy: Policy
     num_views: int
     eyes: tuple[Eye, ...]
+    kept: KeptFormat | None = None
+
+    @property
+    def shapes(self) -> set[tuple[int, int]]:
+        """The sizes at which views are cut from the image."""
+        return {eye.size_px for eye in self.eyes} if self.kept is None else {self.kept.size_px}
 
     @property
     def legends(self) -> tuple[str, ...]:
@@ -113,6 +120,7 @@ def sheet_kinds(recipe: Recipe, *, num_draws: int) -> tuple[SheetKind, ...]:
             policy=policy.of_kind(kind),
             num_views=num_draws * policy.num_crops(kind),
             eyes=eyes_of(recipe, kind),
+            kept=recipe.views.kept(kind),
         )
         for kind in policy.kind_names
     )
@@ -147,7 +155,7 @@ def contact_sheet(
 ) -> Sheet:
     """The first views of each kind of the first `num_samples` of the group; partners of mixed views are any of it.
 
-    `report` is told how many samples are done.
+    Where pixels are kept, each view has gone through their codec. `report` is told how many samples are done.
 
     Raises:
         BadImage: an image cannot be decoded.
@@ -155,12 +163,18 @@ def contact_sheet(
     replays = [(kind, Replay(group.as_rows(), policy=kind.policy, seed=view_seed)) for kind in kinds]
     rows = []
     for place, sample in enumerate(group.samples[:num_samples]):
-        rows += [_row(sample, kind, replay.views(place, range(kind.num_views))) for kind, replay in replays]
+        rows += [
+            _row(sample, kind, _seen(replay.views(place, range(kind.num_views)), kind)) for kind, replay in replays
+        ]
         report(place + 1)
     return Sheet(title=title, notes=tuple(notes), kinds=kinds, rows=tuple(rows))
 
 
-def _row(sample: SheetSample, kind: SheetKind, views: Sequence[View]) -> SheetRow:
+def _seen(views: Sequence[View], kind: SheetKind) -> Sequence[AnyView]:
+    return views if kind.kept is None else [keep_view(view, kind.kept)[1] for view in views]
+
+
+def _row(sample: SheetSample, kind: SheetKind, views: Sequence[AnyView]) -> SheetRow:
     seen = tuple(
         SeenView(
             view_index=index,
@@ -169,18 +183,18 @@ def _row(sample: SheetSample, kind: SheetKind, views: Sequence[View]) -> SheetRo
         )
         for index, view in enumerate(views)
     )
-    boxes = [box for view in seen for box in _boxes(view, kind.eyes, image_size_px=sample.size_px)]
+    boxes = [box for view in seen for box in _boxes(view, kind.shapes, image_size_px=sample.size_px)]
     return SheetRow(name=sample.name, kind=kind, whole_HW3=whole_with_boxes(decode(sample.image), boxes), views=seen)
 
 
-def _boxes(view: SeenView, eyes: tuple[Eye, ...], *, image_size_px: tuple[int, int]) -> list[NumberedBox]:
-    """The part of the image that the view is of: one box, or one for each shape of eye where it depends on that.
+def _boxes(view: SeenView, shapes: set[tuple[int, int]], *, image_size_px: tuple[int, int]) -> list[NumberedBox]:
+    """The part of the image that the view is of: one box, or one for each shape of view where it depends on that.
 
     Of a box that reaches beyond the image, what lies in it.
     """
     crop = view.params[0]
     assert isinstance(crop, Crop), crop
-    found = {box_px(crop, image_size_px=image_size_px, size_px=eye.size_px) for eye in eyes}
+    found = {box_px(crop, image_size_px=image_size_px, size_px=size_px) for size_px in shapes}
     height, width = image_size_px
     return [
         NumberedBox(

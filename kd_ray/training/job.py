@@ -14,9 +14,8 @@ from kd_ray.cache.target_set import Output, open_output
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.corpus import Labels
-from kd_ray.config.models import Input, Student, Teacher
 from kd_ray.config.kept import KeptFormat
-from kd_ray.config.models import Student, Teacher
+from kd_ray.config.models import Input, Student, Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.errors import CacheIncomplete

@@ -24,8 +24,8 @@ class RowImage:
         self._rows, self._row = rows, row
 
     @cached_property
-    def pixels_HW3(self) -> Pixels:
-        """Raises BadImage where a packed image does not decode."""
+    def pixels(self) -> Pixels:
+        """Upright, [H, W, 3]; raises BadImage where a packed image does not decode."""
         return decode(self._rows.images[self._row])
 
 
@@ -95,7 +95,7 @@ class _RenderedViews:
         self._replay, self._kept = replay, kept
 
     def view(self, row: int, view_index: int, *, image: RowImage) -> AnyView:
-        (view,) = self._replay.views(row, (view_index,), image_HW3=image.pixels_HW3)
+        (view,) = self._replay.views(row, (view_index,), image_HW3=image.pixels)
         return view if self._kept is None else keep_view(view, self._kept)[1]
 
 

@@ -201,7 +201,7 @@ def stream_settings(
 ) -> StreamSettings:
     """Batches of the tiny policy at the student's size."""
     kind = StreamKind(
-        name=NAMELESS, policy=policy, num_crops=1, num_views=num_views, input=Input(size_px=STUDENT_SIZE_PX)
+        name=NAMELESS, policy=policy, num_crops=1, num_views=num_views, input=Input(size_px=STUDENT_SIZE_PX), kept=kept
     )
     return StreamSettings(
         kinds=(kind,),
@@ -209,7 +209,6 @@ def stream_settings(
         repeats=repeats,
         global_batch_size=global_batch_size,
         num_threads=num_threads,
-        kept=kept,
     )
 
 
@@ -254,7 +253,7 @@ def train_job(
         target_shapes=(
             {index: teacher.shapes[loss.output] for index, loss in enumerate(losses) if isinstance(loss, FeatureLoss)},
         ),
-        stream=stream_settings(num_views=views.num_views, policy=views.policy),
+        stream=stream_settings(num_views=views.num_views, policy=views.policy, kept=views.kept),
         order=full_order(corpus, views.spans, seed=1, num_lanes=4, window=2),
         source=source,
         settings=settings,

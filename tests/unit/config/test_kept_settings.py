@@ -50,7 +50,7 @@ def test_every_setting_of_pixels_that_are_not_kept_is_named(tmp_path: Path) -> N
         (("views.keep=pixel",), "views.keep: got 'pixel'; allowed: params, pixels"),
         (
             (*PIXELS, "views.policy=dino_multicrop"),
-            "views.pixels_size_px: does not fit together; every kind of the policy",
+            "views.pixels_size_px: does not fit together; every kind",
         ),
     ],
 )
