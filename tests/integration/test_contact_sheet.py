@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from kd_ray.config.kept import KeptFormat
 from kd_ray.config.load import load_recipe
 from kd_ray.config.views import CenterCrop, Mix, Policy
 from kd_ray.corpus.packed import PackedCorpus
@@ -19,7 +20,7 @@ from kd_ray.evaluate.sheet_html import sheet_html
 from kd_ray.evaluate.sheet_png import MAX_WIDTH_PX, _wrapped, enlarged, sheet_png
 from kd_ray.evaluate.sheet_samples import packed_group
 from kd_ray.evaluate.whole_image import WHOLE_PX, sheet_font
-from kd_ray.views import draw, mix_of, render
+from kd_ray.views import View, draw, keep_view, mix_of, render
 from pipelines.show_views import sheet_of as sheet_of_recipe
 from tests.support.recipes import VALID, write
 from tests.support.tiny_world import POLICY, ROW_GROUP_SIZE, VIEW_SEED, images_of
@@ -36,12 +37,13 @@ def sheet_of(
     eyes: tuple[Eye, ...] = (LARGE, SMALL),
     num_samples: int = 2,
     num_views: int = NUM_VIEWS,
+    kept: KeptFormat | None = None,
 ) -> Sheet:
     return contact_sheet(
         packed_group(corpus),
         title="Views of tiny",
         notes=("Policy tiny.",),
-        kinds=(SheetKind(name="", policy=policy, num_views=num_views, eyes=eyes),),
+        kinds=(SheetKind(name="", policy=policy, num_views=num_views, eyes=eyes, kept=kept),),
         view_seed=VIEW_SEED,
         num_samples=num_samples,
         report=lambda _done: None,
@@ -70,6 +72,16 @@ class TestSheet:
                 for eye, pixels in zip(row.kind.eyes, view.pixels, strict=True):
                     wanted = render(image, params, size_px=eye.size_px, interpolation=eye.interpolation)
                     np.testing.assert_array_equal(pixels, wanted)
+
+    def test_kept_views_are_what_each_eye_gets_after_the_codec(self, tiny_corpus: PackedCorpus) -> None:
+        kept = KeptFormat(size_px=SMALL.size_px, codec="jpeg", quality=50)
+        sheet = sheet_of(tiny_corpus, kept=kept)
+        images = images_of(tiny_corpus)
+        for sample_id, row in zip(first_ids(tiny_corpus), sheet.rows, strict=False):
+            for view in row.views:
+                _, stored = keep_view(View(params=view.params, image_HW3=images[sample_id]), kept)
+                np.testing.assert_array_equal(view.pixels[1], stored.pixels_HW3)
+                np.testing.assert_array_equal(view.pixels[0], stored.render(LARGE.size_px, LARGE.interpolation))
 
     def test_mixed_views_have_partners_of_the_whole_row_group(self, tiny_corpus: PackedCorpus) -> None:
         policy = POLICY.model_copy(update={"mix": Mix(mixup_alpha=1.0, cutmix_alpha=1.0)})

@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from kd_ray.training.snapshot import full_order
 from kd_ray.training.targets import CachedTargets
 from kd_ray.views import View, draw, keep_view, max_kept_bytes
 from tests.integration.test_unit_extractor import PixelTeacher, extractor_with, stored
+from tests.support.lost_images import destroy_images
 from tests.support.tiny_world import (
     MIXED_POLICY,
     POLICY,
@@ -65,18 +65,6 @@ def plan_for(tiny_teacher, corpus: PackedCorpus, tmp_path: Path) -> Callable[...
         return plan_teacher(teacher, views, corpus, tmp_path / "cache", outputs=("logits", "spatial"))
 
     return plan
-
-
-def destroy_images(corpus: PackedCorpus) -> None:
-    """Overwrite the image columns of all shards: whoever reads one finds that it fails its checksum."""
-    for path in Path(corpus.uri).glob("shards/*.parquet"):
-        data, footer = bytearray(path.read_bytes()), pq.read_metadata(path)
-        for group in range(footer.num_row_groups):
-            column = footer.row_group(group).column(footer.schema.names.index("image"))
-            assert column.path_in_schema == "image"
-            start = column.data_page_offset
-            data[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
-        path.write_bytes(data)
 
 
 def batches_of(plan: TargetPlan, corpus: PackedCorpus, *, count: int, stored_views: bool) -> list[Batch]:
@@ -139,7 +127,7 @@ def test_neither_a_second_teacher_nor_a_student_reads_an_image(plan_for, corpus:
     extract(first)
     before = batches_of(first, corpus, count=6, stored_views=True)
     views = files_below(tmp_path / "cache" / "views")
-    destroy_images(corpus)
+    destroy_images(corpus.uri)
     afresh = open_corpus(corpus.uri)
     with pytest.raises(ShardCorrupt):
         afresh.read_rows(afresh.shards("train")[0].name, 0, 1)
@@ -156,7 +144,7 @@ def test_neither_a_second_teacher_nor_a_student_reads_an_image(plan_for, corpus:
 
 def test_where_params_are_kept_both_need_the_images(plan_for, corpus: PackedCorpus, tmp_path: Path) -> None:
     extract(plan_for(kept=None))
-    destroy_images(corpus)
+    destroy_images(corpus.uri)
     afresh = open_corpus(corpus.uri)
     second = plan_for(kept=None, corpus=afresh, teacher=save_teacher(tmp_path, seed=1, name="second"))
     with pytest.raises(ShardCorrupt):
@@ -166,7 +154,7 @@ def test_where_params_are_kept_both_need_the_images(plan_for, corpus: PackedCorp
 def test_committed_units_are_left_alone(plan_for, corpus: PackedCorpus) -> None:
     plan = plan_for()
     extract(plan)
-    destroy_images(corpus)
+    destroy_images(corpus.uri)
     assert plan_for().missing == ()
     assert [report.num_forwards for report in extract(plan, attempt="again")] == [0] * len(plan.missing)
 
