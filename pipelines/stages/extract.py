@@ -12,9 +12,7 @@ def extract_targets(run: Run, plan: CachePlan) -> None:
     key = key_of(targets=[each.job.target_set.fingerprint for each in plan.all])
     missing = [each for each in plan.all if each.missing]
     if not missing:
-        run.committed_outcome(
-            "extract", key=key, detail=f"0 teacher forwards, {human_bytes(stored_bytes(plan))} of targets"
-        )
+        run.committed_outcome("extract", key=key, detail=describe(forwards=0, num_bytes=stored_bytes(plan), rounded=0))
         return
 
     def do(meter: Meter) -> tuple[None, int, str]:
@@ -27,13 +25,8 @@ def extract_targets(run: Run, plan: CachePlan) -> None:
         tally = _Tally(run, meter, total)
         for each in missing:
             extract_units(each.job, each.missing, on_report=tally.add)
-        detail = f"{tally.forwards:,} teacher forwards, {human_bytes(stored_bytes(plan))} of targets"
-        if tally.rounded:
-            detail += (
-                f". WARNING: of the compared views {tally.rounded:,} differ from what is stored by rounding: the "
-                "images were decoded by another library here. Install what the view set records"
-            )
-        return None, tally.views, detail
+        told = describe(forwards=tally.forwards, num_bytes=stored_bytes(plan), rounded=tally.rounded)
+        return None, tally.views, told
 
     run.work("extract", do, key=key, unit="views")
 
@@ -54,6 +47,17 @@ class _Tally:
         self._run.counts["extract/teacher_forwards"] += report.num_forwards
         self._run.events.write("unit", id=report.unit_id, views=report.num_views, seconds=round(report.seconds, 3))
         self._meter.update(self.views, total=self._total)
+
+
+def describe(*, forwards: int, num_bytes: int, rounded: int) -> str:
+    """The stage in a line; `rounded` views were stored by another decoder than the one here."""
+    told = f"{forwards:,} teacher forwards, {human_bytes(num_bytes)} of targets"
+    if rounded:
+        told += (
+            f". WARNING: of the compared views {rounded:,} differ from what is stored by rounding: the images were "
+            "decoded by another library here. Install what the view set records"
+        )
+    return told
 
 
 def stored_bytes(plan: CachePlan) -> int:
