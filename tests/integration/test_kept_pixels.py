@@ -1,5 +1,6 @@
 """Views whose pixels are kept: rendered once, then read by further teachers and students, who need no image."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -8,20 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from kd_ray.cache.view_store import PIXELS_OBJECT, find_view_store
 from kd_ray.config.corpus import AllLabels
 from kd_ray.config.kept import KeptFormat
+from kd_ray.config.load import load_recipe
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.errors import CacheCorrupt, ExtractionError, ShardCorrupt
 from kd_ray.extraction.plan import TargetPlan
+from kd_ray.telemetry.units import human_bytes
 from kd_ray.training.batches import Batch, BatchStream
 from kd_ray.training.snapshot import full_order
 from kd_ray.training.targets import CachedTargets
 from kd_ray.views import View, draw, keep_view, max_kept_bytes
+from pipelines.stages.plan import CachePlan, plan_table
 from tests.integration.test_unit_extractor import PixelTeacher, extractor_with, stored
 from tests.support.lost_images import destroy_images
+from tests.support.recipes import write
 from tests.support.tiny_world import (
     MIXED_POLICY,
     POLICY,
@@ -224,3 +230,20 @@ def test_damaged_pixels_stop_the_second_teacher_and_the_student(plan_for, corpus
         extract(plan_for(teacher=save_teacher(tmp_path, seed=1, name="second")))
     with pytest.raises(CacheCorrupt, match=r"pixels\.parquet: damaged"):
         batches_of(plan, corpus, count=9, stored_views=True)
+
+
+def test_the_plan_tells_the_bytes_of_kept_pixels(plan_for, corpus: PackedCorpus, tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path))
+    num_views = NUM_VIEWS * corpus.num_samples("train")
+    for kept, each_view in ((FORMATS[2], "3,072"), (JPEG, "at most 5,344"), (None, "")):
+        plan = plan_for(kept=kept)
+        whole = CachePlan(training_views=plan.view_set, training={"teacher": plan}, evaluation={}, is_live=False)
+        console = Console(width=250, record=True, file=io.StringIO())
+        console.print(plan_table(whole, recipe))
+        rows = [line for line in console.export_text().splitlines() if "kept pixels" in line]
+        assert len(rows) == (kept is not None)
+        if kept is not None:
+            bound = "at most " if kept is JPEG else ""
+            in_all = f"{bound}{human_bytes(max_kept_bytes(kept) * num_views)}"
+            cells = [cell.strip() for cell in rows[0].split("│") if cell.strip()]
+            assert cells == ["kept pixels", f"train ({kept.title})", each_view, in_all]
