@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from kd_ray.corpus.images.damage import BITS_PER_SAMPLE, ends_in_zeros, format_of, is_cut_off, is_too_deep
-from kd_ray.corpus.images.jpeg import EOI, SOS, segments
+from kd_ray.corpus.images.jpeg import is_one_scan, is_plain
 from kd_ray.corpus.source import Reason
 from kd_ray.errors import CorpusError
 
@@ -81,11 +81,15 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     Raises:
         BadImage: empty, not_an_image, unreadable, truncated, too_large or unsupported.
     """
+    if is_plain(data, max_pixels=MAX_PIXELS) and is_one_scan(data):
+        pixels_HW3 = _decoded_by_opencv(data)  # without Pillow's reading of the header: 0.03 ms less
+        if pixels_HW3 is not None:
+            return pixels_HW3
     image = open_image(data)
     if ends_in_zeros(data):
         raise BadImage("truncated", f"{len(data):,} bytes of a JPEG that ends in zeros.")
     orientation = orientation_of(image, data)
-    if orientation not in UPRIGHT and image.format == "JPEG" and image.mode in ("RGB", "L") and _is_one_scan(data):
+    if orientation not in UPRIGHT and image.format == "JPEG" and image.mode in ("RGB", "L") and is_one_scan(data):
         pixels_HW3 = _decoded_by_opencv(data)
         if pixels_HW3 is not None:
             return pixels_HW3
@@ -162,19 +166,6 @@ def orientation_of(image: Image.Image, data: bytes) -> int:
         return int(image.getexif().get(ORIENTATION_TAG, 1))
     except DECODER_ERRORS:
         return 1
-
-
-def _is_one_scan(data: bytes) -> bool:
-    """Whether a JPEG is one scan, closed by its end, with no marker inside: what libjpeg reads to the end, or repairs.
-
-    Of 30,000 files with damaged bytes OpenCV returns 85 that Pillow refuses, but none that meets this.
-    """
-    last = next((stop for marker, _, stop in segments(data) if marker == SOS), None)
-    if last is None or not data.endswith(EOI):
-        return False
-    scan = np.frombuffer(data, np.uint8)[last:]
-    markers = np.flatnonzero(scan == 0xFF)  # FF 00 is a byte FF; 10 us, where bytes.count takes 80
-    return markers.size > 0 and not scan[markers[:-1] + 1].any()
 
 
 def _decoded_by_opencv(data: bytes) -> NDArray[np.uint8] | None:
