@@ -8,9 +8,11 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 
 from kd_ray.storage.base import canonical_json
 
@@ -29,7 +31,7 @@ class Bits:
 
     def __init__(self, key: Mapping[str, Any], *, domain: str) -> None:
         digest = hashlib.blake2b(canonical_json(key), digest_size=16, person=domain.encode()).digest()
-        self._words = _philox_words(int.from_bytes(digest, "little"))
+        self._words = _philox_words(_Key(digest))
 
     def word(self) -> int:
         """The next 64 raw bits."""
@@ -101,7 +103,18 @@ def standard_normal(bits: Bits) -> float:
             return float(context.multiply(Decimal(x), context.sqrt(ratio)))
 
 
-def _philox_words(key: int) -> Iterator[int]:
-    philox = np.random.Philox(key=key)
+class _Key(ISeedSequence):
+    """128 bits for `Philox`; given as its `key`, it would ask the system for entropy first (6 of 9 us) and drop it."""
+
+    def __init__(self, digest: bytes) -> None:
+        self._words = np.frombuffer(digest, dtype="<u8")
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        assert (n_words, np.dtype(dtype)) == (2, np.uint64), (n_words, dtype)
+        return self._words.astype(np.uint64)
+
+
+def _philox_words(key: _Key) -> Iterator[int]:
+    philox = np.random.Philox(cast(np.random.SeedSequence, key))  # NumPy takes any ISeedSequence
     while True:
         yield from philox.random_raw(WORDS_PER_CALL).tolist()
