@@ -24,6 +24,7 @@ __all__ = [
     "EVALUATION_POLICY",
     "EVALUATION_VIEW_SEED",
     "NAMELESS",
+    "NEWEST_RENDERER",
     "CenterCrop",
     "ColorJitter",
     "HorizontalFlip",
@@ -44,6 +45,7 @@ SizePx = Annotated[tuple[SidePx, SidePx], Field(description="(height, width)")]
 RendererVersion = Literal[1, 2]
 CROPS = (RandomResizedCrop, CenterCrop, RandomCrop, ResizePad, RandomScaleCrop)
 MIN_ALPHA = 0.001
+NEWEST_RENDERER: RendererVersion = 2
 KindName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 NAMELESS = ""  # the only kind of a policy that has no kinds
 
@@ -100,7 +102,7 @@ class Policy(Section):
     mix: Mix | None = None
     digest_size_px: SizePx = (32, 32)
     renderer_version: RendererVersion = Field(
-        default=1, description="2 resizes in half the time; its pixels differ from those of 1 by rounding"
+        default=NEWEST_RENDERER, description="1 made the views of older caches; the pixels differ by rounding"
     )
     repeats: Annotated[int, Field(gt=0)] = Field(
         default=1, description="a sample's draws in one batch", exclude_if=lambda repeats: repeats == 1

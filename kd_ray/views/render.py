@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from kd_ray.config.views import Interpolation, RendererVersion
+from kd_ray.config.views import NEWEST_RENDERER, Interpolation, RendererVersion
 from kd_ray.views.color import Pixels, as_pixels, jitter
 from kd_ray.views.mix import mix_pixels
 from kd_ray.views.padding import resample_padded, snapped, with_border
@@ -36,14 +36,15 @@ def render(
     *,
     size_px: tuple[int, int],
     interpolation: Interpolation,
-    renderer_version: RendererVersion = 1,
+    renderer_version: RendererVersion = NEWEST_RENDERER,
     partner_HW3: Pixels | None = None,
 ) -> Pixels:
     """The view at `size_px` (height, width): uint8 RGB [h, w, 3], contiguous and writable; the image is left alone.
 
     `image_HW3` is upright uint8 RGB, and so is `partner_HW3`, the image of the partner of a mixed view. Every size sees
     exactly the same box; a box that is the whole image at its own size gives the very pixels back.
-    `renderer_version` is the policy's: version 2 takes half the time of version 1 and differs by rounding.
+    `renderer_version` is the policy's: version 2 resizes and jitters in 0.6 of the time of version 1 and differs by
+    rounding.
     """
 
     def unmixed(of_HW3: Pixels, its_params: ViewParams) -> Pixels:
@@ -52,7 +53,7 @@ def render(
         kernel = next((each.interpolation for each in operations if isinstance(each, ResamplingParams)), interpolation)
         view_HW3 = _resized(of_HW3, crop, size_px=size_px, interpolation=kernel, renderer_version=renderer_version)
         for operation in operations:
-            view_HW3 = _apply(view_HW3, operation)
+            view_HW3 = _apply(view_HW3, operation, renderer_version=renderer_version)
         return view_HW3
 
     mix = mix_of(params)
@@ -156,15 +157,15 @@ def _resampling(interpolation: Interpolation) -> Image.Resampling:
             return Image.Resampling.BICUBIC
 
 
-def _apply(view_HW3: Pixels, operation: OperationParams) -> Pixels:
+def _apply(view_HW3: Pixels, operation: OperationParams, *, renderer_version: RendererVersion) -> Pixels:
     match operation:
         case FlipParams(flipped=True):
             return as_pixels(cv2.flip(view_HW3, 1))  # 4 µs; a NumPy copy of [:, ::-1] takes 140
         case JitterParams(applied=True):
-            return jitter(view_HW3, operation)
+            return jitter(view_HW3, operation, renderer_version=renderer_version)
         case StepsParams():
             for step in operation.steps:
-                view_HW3 = apply_step(view_HW3, step)
+                view_HW3 = apply_step(view_HW3, step, renderer_version=renderer_version)
             return view_HW3
         case FlipParams() | JitterParams() | ResamplingParams():
             return view_HW3

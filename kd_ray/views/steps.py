@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kd_ray.config.colors import IMAGENET_MEAN
 from kd_ray.config.operations import Interpolation
+from kd_ray.config.views import NEWEST_RENDERER, RendererVersion
 from kd_ray.views.color import (
     Pixels,
     as_pixels,
@@ -43,7 +44,7 @@ NOISE_MEAN = (123.675, 116.28, 103.53)  # ImageNet's, in levels
 NOISE_STD = (58.395, 57.12, 57.375)
 
 
-def apply_step(view_HW3: Pixels, step: Step) -> Pixels:
+def apply_step(view_HW3: Pixels, step: Step, *, renderer_version: RendererVersion = NEWEST_RENDERER) -> Pixels:
     """The view after one step; the given one is left alone, or returned where nothing is to be done."""
     values = step.values
     match step.name:
@@ -55,11 +56,11 @@ def apply_step(view_HW3: Pixels, step: Step) -> Pixels:
         case "gaussian_blur":
             return gaussian_blur(view_HW3, values[0] * min(view_HW3.shape[:2]))
         case "brightness" | "contrast" | "saturation" | "sharpness":
-            return _away(view_HW3, step)
+            return _away(view_HW3, step, renderer_version=renderer_version)
         case "solarize" | "solarize_add" | "posterize" | "add":
             return look_up(view_HW3, _table(step))
         case "multiply" | "hsv_saturation" | "hue":
-            return _distorted(view_HW3, step)
+            return _distorted(view_HW3, step, renderer_version=renderer_version)
         case "equalize":
             return equalize(view_HW3)
         case "autocontrast":
@@ -142,28 +143,28 @@ def _matrix(step: Step, *, width: int, height: int) -> Matrix:
             raise AssertionError(f"{step.name} is no affine map")
 
 
-def _away(view_HW3: Pixels, step: Step) -> Pixels:
+def _away(view_HW3: Pixels, step: Step, *, renderer_version: RendererVersion) -> Pixels:
     """Away from black, from the mean gray, from gray or from the smoothed view, by a factor of which 1 is neutral."""
     factor = step.values[0]
     if factor == 1.0:
         return view_HW3
     match step.name:
         case "brightness":
-            return brightness(view_HW3, factor)
+            return brightness(view_HW3, factor, renderer_version=renderer_version)
         case "contrast":
-            return contrast(view_HW3, factor)
+            return contrast(view_HW3, factor, renderer_version=renderer_version)
         case "saturation":
-            return saturation(view_HW3, factor)
+            return saturation(view_HW3, factor, renderer_version=renderer_version)
         case _:
             return sharpness(view_HW3, factor)
 
 
-def _distorted(view_HW3: Pixels, step: Step) -> Pixels:
+def _distorted(view_HW3: Pixels, step: Step, *, renderer_version: RendererVersion) -> Pixels:
     """Levels or HSV saturation times a factor, or hue turned by a share of a turn."""
     value = step.values[0]
     match step.name:
         case "multiply":
-            return brightness(view_HW3, value)
+            return brightness(view_HW3, value, renderer_version=renderer_version)
         case "hsv_saturation":
             return hsv_saturation(view_HW3, value) if value != 1.0 else view_HW3
         case _:

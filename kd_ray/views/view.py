@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kd_ray.config.views import Interpolation, RendererVersion
+from kd_ray.config.views import NEWEST_RENDERER, Interpolation, RendererVersion
 from kd_ray.views.color import Pixels
 from kd_ray.views.params import ViewParams
 from kd_ray.views.render import render
@@ -15,7 +15,7 @@ class View:
     params: ViewParams
     image_HW3: Pixels
     partner_HW3: Pixels | None = None
-    renderer_version: RendererVersion = 1
+    renderer_version: RendererVersion = NEWEST_RENDERER
 
     def render(self, size_px: tuple[int, int], interpolation: Interpolation) -> Pixels:
         """The view at `size_px` (height, width), as `kd_ray.views.render` gives it."""

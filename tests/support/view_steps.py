@@ -4,12 +4,14 @@ import hashlib
 
 import numpy as np
 
+from kd_ray.config.views import RendererVersion
 from kd_ray.views import Step
 from kd_ray.views.color import Pixels
 from kd_ray.views.params import StepName
 from kd_ray.views.steps import apply_step
 
 SIZES_PX = ((1, 1), (1, 7), (2, 2), (3, 3), (5, 1), (13, 29), (40, 3), (33, 129), (64, 64))
+VERSIONS: tuple[RendererVersion, ...] = (1, 2)
 FILL = (124.0, 116.0, 104.0)
 
 
@@ -55,9 +57,10 @@ def view(size_px: tuple[int, int], seed: int = 0) -> Pixels:
 
 
 def digest_of_all() -> str:
-    """Of the pixels of all steps on views of all sizes."""
+    """Of the pixels of all steps on views of all sizes, by all versions of the renderer."""
     digest = hashlib.sha256()
-    for each in STEPS:
-        for size_px in SIZES_PX:
-            digest.update(apply_step(view(size_px), each).tobytes())
+    for version in VERSIONS:
+        for each in STEPS:
+            for size_px in SIZES_PX:
+                digest.update(apply_step(view(size_px), each, renderer_version=version).tobytes())
     return digest.hexdigest()

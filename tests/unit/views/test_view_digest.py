@@ -13,18 +13,17 @@ import pytest
 from PIL import Image
 
 import kd_ray
-from kd_ray.config.views import Policy, RandomResizedCrop
+from kd_ray.config.views import Policy, RandomResizedCrop, RendererVersion
 from kd_ray.errors import ViewMismatch
 from kd_ray.views import CropParams, Proof, View, ViewParams, check_view, draw, prove
 from kd_ray.views.color import Pixels
 from kd_ray.views.digest import compare
 from tests.support.shared_data import shared_data
 
-GOLDEN_DIGESTS = [
-    "e905a5b04f20abd88040d8fcd6225f49",
-    "e84d07a8d7050712d9464d5f99b87ded",
-    "638fb6baf44e5ff0fbec18e541a7630c",
-]
+GOLDEN_DIGESTS: dict[RendererVersion, list[str]] = {
+    1: ["e905a5b04f20abd88040d8fcd6225f49", "e84d07a8d7050712d9464d5f99b87ded", "638fb6baf44e5ff0fbec18e541a7630c"],
+    2: ["2e30d48d11972f00d8309c32f68583bf", "2d99f687b6cd47531e1d9b33a4e4c9e1", "4d6fbfc896dd3da495b5379eb07e336f"],
+}
 REPOSITORY = Path(kd_ray.__file__).parents[1]
 IN_ANOTHER_PROCESS = """
 import sys
@@ -36,7 +35,8 @@ policy = Policy.model_validate_json(sys.argv[1])
 image_HW3 = np.frombuffer(sys.stdin.buffer.read(), dtype=np.uint8).reshape(60, 80, 3)
 for index in range(12):
     params = draw(policy, seed=0, sample_id=7, view_index=index, image_size_px=(60, 80))
-    print(prove(View(params=params, image_HW3=image_HW3), policy=policy).digest.hex())
+    view = View(params=params, image_HW3=image_HW3, renderer_version=policy.renderer_version)
+    print(prove(view, policy=policy).digest.hex())
 """
 NO_VECTOR_UNITS = {
     "OPENCV_IPP": "disabled",
@@ -46,7 +46,7 @@ NO_VECTOR_UNITS = {
 
 
 def proof_of(image_HW3: Pixels, params: ViewParams, policy: Policy) -> Proof:
-    return prove(View(params=params, image_HW3=image_HW3), policy=policy)
+    return prove(View(params=params, image_HW3=image_HW3, renderer_version=policy.renderer_version), policy=policy)
 
 
 def digests(image_HW3: Pixels, policy: Policy) -> list[str]:
@@ -54,9 +54,16 @@ def digests(image_HW3: Pixels, policy: Policy) -> list[str]:
     return [proof_of(image_HW3, params, policy).digest.hex() for params in drawn]
 
 
-def test_the_digests_of_a_fixed_image_are_the_committed_ones(image_HW3: Pixels, strong_policy: Policy) -> None:
+def of_version(policy: Policy, version: RendererVersion) -> Policy:
+    return policy.model_copy(update={"renderer_version": version})
+
+
+@pytest.mark.parametrize("version", GOLDEN_DIGESTS)
+def test_the_digests_of_a_fixed_image_are_the_committed_ones(
+    version: RendererVersion, image_HW3: Pixels, strong_policy: Policy
+) -> None:
     """They hold under the lock file; under another Pillow or OpenCV, a change here means new view sets."""
-    assert digests(image_HW3, strong_policy)[:3] == GOLDEN_DIGESTS
+    assert digests(image_HW3, of_version(strong_policy, version))[:3] == GOLDEN_DIGESTS[version]
 
 
 def test_threads_render_the_same(image_HW3: Pixels, strong_policy: Policy) -> None:
@@ -65,18 +72,20 @@ def test_threads_render_the_same(image_HW3: Pixels, strong_policy: Policy) -> No
     assert all(each == found[0] for each in found)
 
 
+@pytest.mark.parametrize("version", GOLDEN_DIGESTS)
 @pytest.mark.parametrize("environment", [{}, NO_VECTOR_UNITS], ids=["as here", "without vector units"])
 def test_another_process_renders_the_same(
-    environment: dict[str, str], image_HW3: Pixels, strong_policy: Policy
+    environment: dict[str, str], version: RendererVersion, image_HW3: Pixels, strong_policy: Policy
 ) -> None:
+    policy = of_version(strong_policy, version)
     done = subprocess.run(
-        [sys.executable, "-c", IN_ANOTHER_PROCESS, strong_policy.model_dump_json()],
+        [sys.executable, "-c", IN_ANOTHER_PROCESS, policy.model_dump_json()],
         input=image_HW3.tobytes(),
         stdout=subprocess.PIPE,
         env={**os.environ, **environment, "PYTHONPATH": str(REPOSITORY)},
         check=True,
     )
-    assert done.stdout.decode().split() == digests(image_HW3, strong_policy)
+    assert done.stdout.decode().split() == digests(image_HW3, policy)
 
 
 def test_the_size_is_part_of_the_digest(image_HW3: Pixels, strong_policy: Policy) -> None:

@@ -23,11 +23,25 @@ from kd_ray.config.operations import (
     Solarize,
 )
 from kd_ray.config.presets import PRESETS
-from kd_ray.config.views import ColorJitter, HorizontalFlip, Mix, Policy, RandomResizedCrop, ViewKind, Views
+from kd_ray.config.views import (
+    ColorJitter,
+    HorizontalFlip,
+    Mix,
+    Policy,
+    RandomResizedCrop,
+    RendererVersion,
+    ViewKind,
+    Views,
+)
 from kd_ray.views import ViewParams, draw_mixed, mix_of, params_to_json, render
 from kd_ray.views.color import Pixels
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "view_presets.json").read_text())
+GOLDEN_FOLDER = Path(__file__).parents[2] / "golden"
+GOLDEN = json.loads((GOLDEN_FOLDER / "view_presets.json").read_text())
+GOLDEN_PIXELS: dict[RendererVersion, dict[str, list[str]]] = {
+    1: {name: [each["sha256_of_pixels"] for each in views] for name, views in GOLDEN.items()},
+    2: json.loads((GOLDEN_FOLDER / "view_pixels_2.json").read_text()),
+}
 MEMBERS = (3, 5, 8, 13)
 MASK_HW = np.zeros((75, 100), dtype=np.uint8)  # at another size than the image
 MASK_HW[60:] = 1
@@ -63,9 +77,15 @@ def view(policy: Policy, view_index: int, place: int = 1) -> ViewParams:
     )
 
 
-def pixels(image_HW3: Pixels, params: ViewParams) -> Pixels:
-    partner_HW3 = None if mix_of(params) is None else image_HW3[::-1]
-    return render(image_HW3, params, size_px=(32, 32), interpolation="bilinear", partner_HW3=partner_HW3)
+def pixels(image_HW3: Pixels, params: ViewParams, *, version: RendererVersion) -> Pixels:
+    return render(
+        image_HW3,
+        params,
+        size_px=(32, 32),
+        interpolation="bilinear",
+        renderer_version=version,
+        partner_HW3=None if mix_of(params) is None else image_HW3[::-1],
+    )
 
 
 class TestNumbers:
@@ -207,17 +227,20 @@ class TestInARecipe:
 
 class TestForEver:
     def test_every_preset_is_covered_and_every_kind_of_it(self) -> None:
-        assert set(GOLDEN) == set(POLICIES)
+        assert set(GOLDEN) == set(GOLDEN_PIXELS[2]) == set(POLICIES)
 
     @pytest.mark.parametrize("name", GOLDEN)
     def test_the_params_of_a_preset_hold_for_ever(self, name: str) -> None:
         found = [json.loads(params_to_json(view(POLICIES[name], index))) for index in range(NUM_VIEWS)]
         assert found == [each["params"] for each in GOLDEN[name]]
 
+    @pytest.mark.parametrize("version", GOLDEN_PIXELS)
     @pytest.mark.parametrize("name", GOLDEN)
-    def test_the_pixels_of_a_preset_hold_under_the_lock_file(self, name: str, image_HW3: Pixels) -> None:
+    def test_the_pixels_of_a_preset_hold_under_the_lock_file(
+        self, name: str, version: RendererVersion, image_HW3: Pixels
+    ) -> None:
         found = [
-            hashlib.sha256(pixels(image_HW3, view(POLICIES[name], index)).tobytes()).hexdigest()
+            hashlib.sha256(pixels(image_HW3, view(POLICIES[name], index), version=version).tobytes()).hexdigest()
             for index in range(NUM_VIEWS)
         ]
-        assert found == [each["sha256_of_pixels"] for each in GOLDEN[name]]
+        assert found == GOLDEN_PIXELS[version][name]

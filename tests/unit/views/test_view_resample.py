@@ -1,6 +1,7 @@
 """Renderer version 2: Pillow's kernels within rounding, in arithmetic that cannot leave its type."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from kd_ray.config.views import Policy
 from kd_ray.views import CenterCropParams, CropParams, View, draw, prove, render
 from kd_ray.views.color import Pixels
-from kd_ray.views.resample import BoxPx, Kernel, can_resample, resample
+from kd_ray.views.resample import NUM_SCRATCH, BoxPx, Kernel, can_resample, resample
 
 KERNELS: tuple[Kernel, ...] = ("bilinear", "bicubic")
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -142,6 +143,34 @@ def test_any_memory_layout_and_any_code_path_of_opencv_give_the_same_pixels(kern
     np.testing.assert_array_equal(plain_HW3, view_HW3)
 
 
+@pytest.mark.parametrize(
+    ("image_size_px", "size_px"),
+    [((700, 900), (520, 650)), ((1, 540_000), (1, 40_000))],
+    ids=["in several parts", "longer than the memory kept"],
+)
+def test_what_is_too_large_for_the_memory_kept_is_no_exception(
+    image_size_px: tuple[int, int], size_px: tuple[int, int]
+) -> None:
+    assert image_size_px[0] * image_size_px[1] > NUM_SCRATCH
+    image_HW3 = two_grays(image_size_px, 64, 192)
+    box = (0.3, 0.0, image_size_px[1] - 0.4, float(image_size_px[0]))
+    view_HW3 = resample(image_HW3, size_px=size_px, box=box, kernel="bilinear")
+    theirs_HW3 = np.asarray(Image.fromarray(image_HW3).resize(size_px[::-1], PILLOW["bilinear"], box=box))
+    assert np.abs(view_HW3.astype(int) - theirs_HW3).max() <= TOLERANCES["bilinear"][0]
+
+
+def test_threads_do_not_share_the_memory_kept(image_HW3: Pixels) -> None:
+    images = [np.ascontiguousarray(np.roll(image_HW3, shift, axis=1)) for shift in range(16)]
+
+    def view(one_HW3: Pixels) -> Pixels:
+        return resample(one_HW3, size_px=(64, 64), box=(1.5, 0.5, 70.2, 59.1), kernel="bicubic")
+
+    expected = [view(each) for each in images]
+    with ThreadPoolExecutor(4) as pool:
+        for found_HW3, expected_HW3 in zip(pool.map(view, images * 4), expected * 4, strict=True):
+            np.testing.assert_array_equal(found_HW3, expected_HW3)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_golden_pixels_of_version_2(kernel: Kernel, image_HW3: Pixels) -> None:
     """Whole numbers only: these hold under every version of NumPy, SciPy and OpenCV."""
@@ -154,11 +183,11 @@ def test_golden_pixels_of_version_2(kernel: Kernel, image_HW3: Pixels) -> None:
 
 def test_the_digest_is_of_the_policy_s_renderer(strong_policy: Policy) -> None:
     image_HW3 = black_and_white((60, 80))
-    newer = strong_policy.model_copy(update={"renderer_version": 2})
+    older = strong_policy.model_copy(update={"renderer_version": 1})
     params = draw(strong_policy, seed=0, sample_id=1, view_index=0, image_size_px=(60, 80))
-    assert draw(newer, seed=0, sample_id=1, view_index=0, image_size_px=(60, 80)) == params
+    assert draw(older, seed=0, sample_id=1, view_index=0, image_size_px=(60, 80)) == params
     digests = {
         prove(View(params=params, image_HW3=image_HW3, renderer_version=policy.renderer_version), policy=policy).digest
-        for policy in (strong_policy, newer)
+        for policy in (strong_policy, older)
     }
     assert len(digests) == 2

@@ -6,19 +6,28 @@ from typing import Any
 import pytest
 
 from kd_ray.config.kept import KeptFormat
-from kd_ray.config.views import Policy
+from kd_ray.config.views import Policy, RendererVersion
 from kd_ray.storage import digest_of_json
 from kd_ray.views import renderer_versions, view_set_identity
 
-GOLDEN_FINGERPRINT = "d5389709e69a7bd3867c71cd26733c3cc5f6d6448917421c34c8ed1f4e5a3171"
+GOLDEN_FINGERPRINTS: dict[RendererVersion, str] = {
+    1: "d5389709e69a7bd3867c71cd26733c3cc5f6d6448917421c34c8ed1f4e5a3171",
+    2: "644d144a86656b40fc4ca8754c21f80d69d1c30592f64ca98a7408f01adc5a6f",
+}
 
 
 def fingerprint(policy: Policy, **changes: Any) -> str:
     return digest_of_json(view_set_identity(policy, **{"seed": 0, "corpus_id": "c0ffee", "split": "train", **changes}))
 
 
-def test_the_fingerprint_of_a_fixed_view_set_never_changes(strong_policy: Policy) -> None:
-    assert fingerprint(strong_policy) == GOLDEN_FINGERPRINT
+@pytest.mark.parametrize("version", GOLDEN_FINGERPRINTS)
+def test_the_fingerprint_of_a_fixed_view_set_never_changes(version: RendererVersion, strong_policy: Policy) -> None:
+    policy = strong_policy.model_copy(update={"renderer_version": version})
+    assert fingerprint(policy) == GOLDEN_FINGERPRINTS[version]
+
+
+def test_version_2_is_the_one_that_is_not_named(strong_policy: Policy) -> None:
+    assert fingerprint(strong_policy) == GOLDEN_FINGERPRINTS[2]
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"corpus_id": "beef"}, {"split": "extra"}])
@@ -26,7 +35,7 @@ def test_seed_corpus_and_split_decide(strong_policy: Policy, change: dict[str, A
     assert fingerprint(strong_policy, **change) != fingerprint(strong_policy)
 
 
-@pytest.mark.parametrize("change", [{"digest_size_px": (16, 16)}, {"operations": ()}, {"renderer_version": 2}])
+@pytest.mark.parametrize("change", [{"digest_size_px": (16, 16)}, {"operations": ()}, {"renderer_version": 1}])
 def test_the_policy_decides(strong_policy: Policy, change: dict[str, Any]) -> None:
     other = strong_policy.model_copy(update=change)
     assert fingerprint(other) != fingerprint(strong_policy)
@@ -60,7 +69,8 @@ GOLDEN_KEPT_FINGERPRINT = "8dbae69ec6753fbbd8ae262c205d4d22cd1f19f2d3d3e7a6ec6f5
 
 
 def test_the_fingerprint_of_a_fixed_view_set_with_kept_pixels_never_changes(strong_policy: Policy) -> None:
-    assert fingerprint(strong_policy, kept=KEPT) == GOLDEN_KEPT_FINGERPRINT
+    policy = strong_policy.model_copy(update={"renderer_version": 1})
+    assert fingerprint(policy, kept=KEPT) == GOLDEN_KEPT_FINGERPRINT
 
 
 def test_size_codec_and_quality_decide(strong_policy: Policy) -> None:

@@ -30,7 +30,7 @@ from kd_ray.views.steps import (
     noise,
     noise_quantiles,
 )
-from tests.support.view_steps import FILL, SIZES_PX, STEPS, digest_of_all, step, view
+from tests.support.view_steps import FILL, SIZES_PX, STEPS, VERSIONS, digest_of_all, step, view
 
 ROOT = Path(__file__).parents[3]
 NEUTRAL = (
@@ -70,10 +70,11 @@ class TestEveryStep:
     @pytest.mark.parametrize("size_px", SIZES_PX)
     @pytest.mark.parametrize("each", STEPS, ids=name_of)
     def test_all_code_paths_of_opencv_agree(self, each: Step, size_px: tuple[int, int]) -> None:
-        expected_HW3 = apply_step(view(size_px), each)
+        expected = [apply_step(view(size_px), each, renderer_version=version) for version in VERSIONS]
         cv2.setUseOptimized(False)
         try:
-            np.testing.assert_array_equal(apply_step(view(size_px), each), expected_HW3)
+            found = [apply_step(view(size_px), each, renderer_version=version) for version in VERSIONS]
+            np.testing.assert_array_equal(found, expected)
         finally:
             cv2.setUseOptimized(True)
 
@@ -92,7 +93,9 @@ class TestEveryStep:
     @pytest.mark.parametrize("each", NEUTRAL, ids=name_of)
     def test_a_neutral_value_changes_nothing(self, each: Step) -> None:
         for size_px in SIZES_PX:
-            np.testing.assert_array_equal(apply_step(view(size_px), each), view(size_px))
+            for version in VERSIONS:
+                found_HW3 = apply_step(view(size_px), each, renderer_version=version)
+                np.testing.assert_array_equal(found_HW3, view(size_px))
 
     def test_threads_give_the_same_pixels(self) -> None:
         expected = [apply_step(view((61, 67)), each) for each in STEPS]
