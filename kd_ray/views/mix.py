@@ -12,11 +12,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from kd_ray.config.views import Mix
 from kd_ray.views.bits import Bits
-from kd_ray.views.color import Pixels
+from kd_ray.views.color import Pixels, as_pixels
 from kd_ray.views.params import BoxParams
 
 MIX_DOMAIN = "kd_ray mix 1"  # the number changes if the same key is ever to give another mix
@@ -105,11 +104,9 @@ def mix_pixels(view_HW3: Pixels, partner_HW3: Pixels, *, weight: float, box: Box
 
 
 def _blend(view_HW3: Pixels, partner_HW3: Pixels, weight: int) -> Pixels:
-    """(v * weight + p * (256 - weight) + 128) >> 8, in whole numbers, by tables and a saturating sum."""
-    steps = np.arange(256, dtype=np.uint16)
-    own: NDArray[np.uint16] = cv2.LUT(view_HW3, steps * np.uint16(weight))  # type: ignore[assignment]
-    other: NDArray[np.uint16] = cv2.LUT(partner_HW3, steps * np.uint16(WEIGHT_STEPS - weight))  # type: ignore[assignment]
-    own += other
-    own += 128
-    own >>= 8
-    return own.astype(np.uint8)
+    """(v * weight + p * (256 - weight) + 128) >> 8.
+
+    In float32, which holds multiples of 1/1024 below 256 exactly; OpenCV rounds, and 1/1024 more takes halves upwards.
+    """
+    own, other = weight / WEIGHT_STEPS, (WEIGHT_STEPS - weight) / WEIGHT_STEPS
+    return as_pixels(cv2.addWeighted(view_HW3, own, partner_HW3, other, 1.0 / 1024.0))

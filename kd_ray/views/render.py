@@ -60,6 +60,8 @@ def render(
     if mix is None:
         return unmixed(image_HW3, params)
     assert partner_HW3 is not None, "a mixed view needs the image of its partner"
+    if mix.box is None and mix.weight in (0.0, 1.0):  # three in ten of Mixup with an alpha of 0.2
+        return unmixed(image_HW3, params[:-1]) if mix.weight else unmixed(partner_HW3, mix.partner_params)
     view_HW3, other_HW3 = unmixed(image_HW3, params[:-1]), unmixed(partner_HW3, mix.partner_params)
     return mix_pixels(view_HW3, other_HW3, weight=mix.weight, box=mix.box)
 

@@ -1,6 +1,7 @@
 """Mixup and CutMix: partners of the same row group, weights that labels can share, pixels in whole numbers."""
 
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -114,11 +115,14 @@ class TestPixels:
         found = mix_pixels(own, other, weight=weight / 256, box=None)
         assert np.array_equal(found, np.floor(exact + 0.5).astype(np.uint8))
 
-    def test_mixup_is_the_same_on_plain_code_paths(self) -> None:
-        expected = mix_pixels(noise(1), noise(2), weight=0.25, box=None)
-        cv2.setUseOptimized(False)
+    @pytest.mark.parametrize("is_optimized", [True, False])
+    def test_mixup_is_exact_for_all_levels_whatever_way_opencv_takes(self, is_optimized: bool) -> None:
+        own, other = (np.ascontiguousarray(levels.astype(np.uint8)) for levels in np.mgrid[:256, :256])
+        cv2.setUseOptimized(is_optimized)
         try:
-            assert np.array_equal(mix_pixels(noise(1), noise(2), weight=0.25, box=None), expected)
+            for weight in range(0, 257, 8):
+                exact = (own.astype(np.int64) * weight + other.astype(np.int64) * (256 - weight) + 128) >> 8
+                np.testing.assert_array_equal(mix_pixels(own, other, weight=weight / 256, box=None), exact)
         finally:
             cv2.setUseOptimized(True)
 
@@ -139,3 +143,16 @@ class TestPixels:
             own = render(noise(1), params[:-1], **settings)
             other = render(noise(2), mix.partner_params, **settings)
             assert np.array_equal(both, mix_pixels(own, other, weight=mix.weight, box=None))
+
+    @pytest.mark.parametrize("weight", [0.0, 1.0])
+    def test_a_weight_of_none_or_all_shows_one_of_the_two(self, weight: float) -> None:
+        params = view(Policy(name="m", operations=(CenterCrop(kind="center_crop"), FLIP), mix=Mix(mixup_alpha=1.0)))
+        mix = replace(mix_of(params), weight=weight)
+        settings = {"size_px": (20, 30), "interpolation": "bilinear"}
+        both = render(noise(1), (*params[:-1], mix), **settings, partner_HW3=noise(2))
+        own, other = (
+            render(noise(1), params[:-1], **settings),
+            render(noise(2), mix.partner_params, **settings),
+        )
+        assert np.array_equal(both, mix_pixels(own, other, weight=weight, box=None))
+        assert np.array_equal(both, own if weight else other)
