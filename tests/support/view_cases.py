@@ -1,17 +1,20 @@
 """Packed rows under a policy, and everything that is to be the same of their views wherever they are replayed."""
 
 import hashlib
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
+from PIL import Image
 
 from kd_ray.cache.replay import Replay
 from kd_ray.config.operations import Interpolation
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import Rows
 from kd_ray.views import View, params_to_json, prove
+from kd_ray.views.draw_padding_crops import Mask
 from tests.support.stored_images import StoredImage, stored_images
 from tests.support.view_strategies import interpolations, policies, preset_policies, sizes_px
 
@@ -63,7 +66,19 @@ def rows_of(groups: tuple[tuple[Sample, ...], ...]) -> Rows:
         sizes_px=np.array([image.size_px for _, image in samples], dtype=np.int32).reshape(-1, 2),
         images=[image.data() for _, image in samples],
         rows_per_group=tuple(map(len, groups)),
+        masks=[_png(mask_of(sample_id)) for sample_id, _ in samples],
     )
+
+
+def mask_of(sample_id: int) -> Mask:
+    """A mask of four classes and some unlabelled places, [6, 9], that follows from the sample."""
+    return np.random.default_rng(sample_id).choice(np.array([0, 1, 2, 3, 255], np.uint8), size=(6, 9))
+
+
+def _png(mask_HW: Mask) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(mask_HW).save(sink, "PNG")
+    return sink.getvalue()
 
 
 @st.composite

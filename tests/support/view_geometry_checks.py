@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray.views import (
-    CenterCropParams,
-    CropParams,
     FlipParams,
     Step,
     StepsParams,
@@ -19,6 +17,7 @@ from kd_ray.views import (
     view_geometry,
 )
 from kd_ray.views.color import Pixels
+from kd_ray.views.params import Crop
 from kd_ray.views.steps import source_of
 
 MAX_NAMED_PX = 4_096
@@ -50,7 +49,7 @@ def moving_steps(params: ViewParams) -> list[Step]:
 
 def one_warp_of(params: ViewParams) -> ViewParams:
     """Crop, flips and the first step that moves points, which samples the nearest pixel; nothing of the colours."""
-    kept = [each for each in params if isinstance(each, CropParams | CenterCropParams | FlipParams)]
+    kept = [each for each in params if isinstance(each, Crop | FlipParams)]
     steps = moving_steps(params)[:1]
     nearest = tuple(step if step.option is None else replace(step, option="nearest") for step in steps)
     return (*kept, StepsParams(steps=nearest))

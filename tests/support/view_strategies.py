@@ -38,6 +38,22 @@ WARPED = {"interpolation": interpolations, "fill": colors}
 FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "random_resized_crop": {"scale": ranges(0.001, 1.0), "ratio": ranges(0.05, 20.0)},
     "center_crop": {"crop_fraction": st.floats(0.01, 1.0)},
+    "random_crop": {"padding_px": st.integers(0, 20), "reference_px": st.integers(21, 300), "fill": colors},
+    "resize_pad": {"fill": colors},
+    "random_scale_crop": {
+        "ratio_range": ranges(0.1, 10.0),
+        "max_aspect": st.floats(1.0, 100.0),
+        "cat_max_ratio": st.none() | st.floats(0.05, 0.95),
+        "ignore_label": st.sampled_from([0, 255]),
+        "fill": colors,
+    },
+    "photometric_distortion": {
+        "brightness_delta": st.floats(0.0, 255.0),
+        "contrast_range": ranges(0.0, 10.0),
+        "saturation_range": ranges(0.0, 10.0),
+        "hue_delta": st.floats(0.0, 90.0),
+        "probability": shares,
+    },
     "horizontal_flip": {"probability": shares},
     "vertical_flip": {"probability": shares},
     "color_jitter": {
@@ -126,6 +142,7 @@ def policies(draw: st.DrawFn, *, mixed: bool | None = None, of: tuple[str, ...] 
 
 @st.composite
 def preset_policies(draw: st.DrawFn, names: tuple[str, ...] = tuple(PRESETS)) -> Policy:
-    """A preset under either renderer."""
+    """A preset under either renderer; one kind of it where it has several."""
     name, version = draw(st.sampled_from(names)), draw(renderer_versions)
-    return Policy.model_validate({"preset": name, "renderer_version": version})
+    policy = Policy.model_validate({"preset": name, "renderer_version": version})
+    return policy.of_kind(draw(st.sampled_from(policy.kind_names)))

@@ -22,6 +22,6 @@ def test_every_model_that_takes_more_pixels_than_are_kept_is_named(tmp_path: Pat
     assert enlarged(load_recipe(path)) == []
     assert enlarged(load_recipe(path, kept)) == []
     (teacher,) = enlarged(load_recipe(path, [*kept, "teacher.input.size_px=[32,40]"]))
-    assert teacher.startswith("WARNING: teacher teacher takes 32×40 px, more than views.pixels_size_px keeps (32×32)")
+    assert teacher.startswith("WARNING: teacher teacher takes 32×40 px, more than is kept of views (32×32)")
     (student,) = enlarged(load_recipe(path, [*kept, "student.input.size_px=[40,32]"]))
     assert student.startswith("WARNING: student small takes 40×32 px")

@@ -6,6 +6,7 @@ import pytest
 
 from kd_ray.config.kept import KeptFormat
 from kd_ray.config.load import load_recipe
+from kd_ray.config.views import NAMELESS
 from kd_ray.errors import RecipeError
 from tests.support.recipes import write
 
@@ -13,7 +14,7 @@ PIXELS = ("views.keep=pixels", "views.pixels_size_px=[48,64]")
 
 
 def test_params_alone_are_kept_by_default(tmp_path: Path) -> None:
-    assert load_recipe(write(tmp_path)).views.kept is None
+    assert load_recipe(write(tmp_path)).views.kept(NAMELESS) is None
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_params_alone_are_kept_by_default(tmp_path: Path) -> None:
 )
 def test_the_format_of_kept_pixels(tmp_path: Path, overrides: tuple[str, ...], codec, quality) -> None:
     recipe = load_recipe(write(tmp_path), [*PIXELS, *overrides])
-    assert recipe.views.kept == KeptFormat(size_px=(48, 64), codec=codec, quality=quality)
+    assert recipe.views.kept(NAMELESS) == KeptFormat(size_px=(48, 64), codec=codec, quality=quality)
 
 
 def test_every_setting_of_pixels_that_are_not_kept_is_named(tmp_path: Path) -> None:

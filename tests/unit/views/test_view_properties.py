@@ -11,7 +11,7 @@ from kd_ray.config.presets import PRESETS
 from kd_ray.config.views import Policy
 from kd_ray.views import draw
 from tests.support.stored_images import image_sizes_px
-from tests.support.view_cases import ViewCase, view_cases
+from tests.support.view_cases import ViewCase, mask_of, view_cases
 from tests.support.view_geometry_checks import check_against_render, check_round_trip
 from tests.support.view_properties import check_nothing_else_decides, check_replayed_again, check_stored_params
 from tests.support.view_strategies import FIELDS, MOVING_KINDS, OPERATIONS, policies, preset_policies, sizes_px
@@ -47,7 +47,14 @@ def test_nothing_but_its_key_decides_a_view(case: ViewCase) -> None:
 def test_geometry_goes_there_and_back_and_is_what_render_does(
     policy: Policy, image_size_px: tuple[int, int], size_px: tuple[int, int], sample_id: int
 ) -> None:
-    params = draw(policy, seed=0, sample_id=sample_id, view_index=0, image_size_px=image_size_px)
+    params = draw(
+        policy,
+        seed=0,
+        sample_id=sample_id,
+        view_index=0,
+        image_size_px=image_size_px,
+        mask_HW=mask_of(sample_id) if policy.reads_masks else None,
+    )
     check_round_trip(params, image_size_px, size_px)
     check_against_render(params, image_size_px, size_px)
 
