@@ -15,12 +15,12 @@ from kd_ray.cache.view_store import PIXELS_OBJECT, find_view_store
 from kd_ray.config.corpus import AllLabels
 from kd_ray.config.kept import KeptFormat
 from kd_ray.config.load import load_recipe
-from kd_ray.config.views import Policy
+from kd_ray.config.views import NAMELESS, Policy
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.errors import CacheCorrupt, ExtractionError, ShardCorrupt
 from kd_ray.extraction.plan import TargetPlan
 from kd_ray.telemetry.units import human_bytes
-from kd_ray.training.batches import Batch, BatchStream
+from kd_ray.training.batches import BatchStream, Part
 from kd_ray.training.snapshot import full_order
 from kd_ray.training.targets import CachedTargets
 from kd_ray.views import View, draw, keep_view, max_kept_bytes
@@ -73,7 +73,7 @@ def plan_for(tiny_teacher, corpus: PackedCorpus, tmp_path: Path) -> Callable[...
     return plan
 
 
-def batches_of(plan: TargetPlan, corpus: PackedCorpus, *, count: int, stored_views: bool) -> list[Batch]:
+def batches_of(plan: TargetPlan, corpus: PackedCorpus, *, count: int, stored_views: bool) -> list[Part]:
     """Batches with the cache's targets, whose views are read, or rendered and encoded anew."""
     targets = cached_source(plan).open(torch.device("cpu"))
     assert isinstance(targets, CachedTargets)
@@ -84,12 +84,12 @@ def batches_of(plan: TargetPlan, corpus: PackedCorpus, *, count: int, stored_vie
         full_order(corpus, views.spans, seed=1, num_lanes=4, window=2),
         corpus=corpus,
         usable_labels=frozenset(corpus.labelled_ids("train", AllLabels()).tolist()),
-        targets=targets,
-        views=targets.stored_views(kept) if stored_views else None,
+        targets={NAMELESS: targets},
+        views={NAMELESS: targets.stored_views(kept)} if stored_views else None,
     )
     batches = stream.batches(worker=0, num_workers=1, consumed=0)
     try:
-        return list(islice(batches, count))
+        return [batch.parts[0] for batch in islice(batches, count)]
     finally:
         batches.close()
 
@@ -237,7 +237,12 @@ def test_the_plan_tells_the_bytes_of_kept_pixels(plan_for, corpus: PackedCorpus,
     num_views = NUM_VIEWS * corpus.num_samples("train")
     for kept, each_view in ((FORMATS[2], "3,072"), (JPEG, "at most 5,344"), (None, "")):
         plan = plan_for(kept=kept)
-        whole = CachePlan(training_views=plan.view_set, training={"teacher": plan}, evaluation={}, is_live=False)
+        whole = CachePlan(
+            training_views={NAMELESS: plan.view_set},
+            training={NAMELESS: {"teacher": plan}},
+            evaluation={},
+            is_live=False,
+        )
         console = Console(width=250, record=True, file=io.StringIO())
         console.print(plan_table(whole, recipe))
         rows = [line for line in console.export_text().splitlines() if "kept pixels" in line]
@@ -246,4 +251,4 @@ def test_the_plan_tells_the_bytes_of_kept_pixels(plan_for, corpus: PackedCorpus,
             bound = "at most " if kept is JPEG else ""
             in_all = f"{bound}{human_bytes(max_kept_bytes(kept) * num_views)}"
             cells = [cell.strip() for cell in rows[0].split("│") if cell.strip()]
-            assert cells == ["kept pixels", f"train ({kept.title})", each_view, in_all]
+            assert cells == ["kept pixels", f"train ({POLICY.name}, {kept.title})", each_view, in_all]

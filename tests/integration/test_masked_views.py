@@ -17,12 +17,12 @@ from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.corpus import FolderCorpus, ParquetCorpus, PathSplit, SegmentationCorpus
 from kd_ray.config.models import Input
 from kd_ray.config.train import FeatureLoss
-from kd_ray.config.views import EVALUATION_VIEW_SEED, Policy
+from kd_ray.config.views import EVALUATION_VIEW_SEED, NAMELESS, Policy
 from kd_ray.corpus.images.masks import decode_mask
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
 from kd_ray.errors import CorpusError, ViewMismatch
-from kd_ray.evaluate.contact_sheet import Eye, contact_sheet
+from kd_ray.evaluate.contact_sheet import Eye, SheetKind, contact_sheet
 from kd_ray.evaluate.predict import predict
 from kd_ray.evaluate.sheet_samples import Group, packed_group, training_group
 from kd_ray.extraction.masks import refuse_without_masks
@@ -150,7 +150,7 @@ def train(corpus: PackedCorpus, plan: TargetPlan, teacher: KnownTeacher, run: Pa
         plan.view_set,
         teacher,
         losses=(SUMMARY,),
-        source=cached_source(plan, verify_one_in=1),
+        source={NAMELESS: cached_source(plan, verify_one_in=1)},
         run_uri=run,
         settings=fit_settings(4),
     )
@@ -220,10 +220,15 @@ class TestEverybodySeesTheSame:
             group,
             title="",
             notes=(),
-            policy=POLICY,
+            kinds=(
+                SheetKind(
+                    name=NAMELESS,
+                    policy=POLICY,
+                    num_views=NUM_VIEWS,
+                    eyes=(Eye(names=("student",), size_px=(16, 16), interpolation="bilinear"),),
+                ),
+            ),
             view_seed=VIEW_SEED,
-            num_views=NUM_VIEWS,
-            eyes=(Eye(names=("student",), size_px=(16, 16), interpolation="bilinear"),),
             num_samples=len(group.samples),
             report=lambda _done: None,
         )

@@ -4,7 +4,7 @@ Through the parts of a run: a packed corpus of every mode and format, extraction
 training. What a network gets is taken from its first convolution.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,21 +16,30 @@ from torch import Tensor, nn
 
 from kd_ray.config.models import Input
 from kd_ray.config.presets import PRESETS
-from kd_ray.config.views import Policy
+from kd_ray.config.views import NAMELESS, Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.extraction.job import build_extractor
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
-from kd_ray.training.batches import Batch, BatchStream, NoTargets, StreamSettings
+from kd_ray.training.batches import Batch, BatchStream, NoTargets, StreamKind, StreamSettings
 from kd_ray.training.snapshot import full_order
 from tests.support.stored_images import EXTREME_SIZES_PX, MODES, SHARP, SMOOTH, StoredImage
 from tests.support.tiny_world import VIEW_SEED, pack_images, plan_teacher, plan_views
 
 NUM_VIEWS, NUM_LANES, BATCH_SIZE = 2, 4, 16
 SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}
+MASKLESS = {"operations": {0: {"cat_max_ratio": None}}}  # these images have no masks
 POLICIES = [
-    *({"preset": name, "renderer_version": 1 + at % 2} for at, name in enumerate(PRESETS)),
-    {"preset": "imagenet_strong", "renderer_version": 1},
-    {"preset": "imagenet_strong", "mix": None, "renderer_version": 2},
+    policy.of_kind(kind).model_copy(update={"renderer_version": version})
+    for version, written in [
+        *(
+            (1 + at % 2, {"preset": name, **(MASKLESS if name == "paper_seg" else {})})
+            for at, name in enumerate(PRESETS)
+        ),
+        (1, {"preset": "imagenet_strong"}),
+        (2, {"preset": "imagenet_strong", "name": "unmixed", "mix": None}),
+    ]
+    for policy in [Policy.model_validate(written)]
+    for kind in policy.kind_names
 ]
 
 Views = dict[tuple[int, int], Tensor]
@@ -93,17 +102,16 @@ def student_views(
     """By (sample id, view), of all workers' batches until each has come."""
     stream = BatchStream(
         StreamSettings(
-            policy=policy,
+            kinds=(StreamKind(name=NAMELESS, policy=policy, num_crops=1, num_views=NUM_VIEWS, input=seen_as),),
             view_seed=VIEW_SEED,
-            num_views=NUM_VIEWS,
-            input=seen_as,
+            repeats=1,
             global_batch_size=BATCH_SIZE,
             num_threads=num_threads,
         ),
         full_order(corpus, plan.view_set.spans, seed=1, num_lanes=NUM_LANES, window=2),
         corpus=corpus,
         usable_labels=frozenset(),
-        targets=NoTargets(),
+        targets={NAMELESS: NoTargets()},
     )
     num_steps = -(-corpus.num_samples("train") * NUM_VIEWS // BATCH_SIZE) + 2
     found: Views = {}
@@ -118,8 +126,9 @@ def student_views(
 
 
 def views_of(batch: Batch) -> Views:
-    turns = zip(batch.sample_ids_B.tolist(), batch.view_indices_B.tolist(), strict=True)
-    return dict(zip(turns, batch.inputs_BCHW, strict=True))
+    (part,) = batch.parts
+    turns = zip(part.sample_ids_B.tolist(), part.view_indices_B.tolist(), strict=True)
+    return dict(zip(turns, part.inputs_BCHW, strict=True))
 
 
 def assert_same(found: Views, expected: Views) -> None:
@@ -127,15 +136,14 @@ def assert_same(found: Views, expected: Views) -> None:
     assert [key for key, view_CHW in found.items() if not torch.equal(view_CHW, expected[key])] == []
 
 
-def title(policy: Mapping[str, Any]) -> str:
-    return "-".join(str(value) for value in policy.values())
+def title(policy: Policy) -> str:
+    return f"{policy.name}-{policy.renderer_version}"
 
 
-@pytest.mark.parametrize("written", POLICIES, ids=title)
+@pytest.mark.parametrize("policy", POLICIES, ids=title)
 def test_the_student_gets_what_the_teacher_got(
-    written: Mapping[str, Any], corpus: PackedCorpus, tiny_teacher: KnownTeacher, tmp_path: Path
+    policy: Policy, corpus: PackedCorpus, tiny_teacher: KnownTeacher, tmp_path: Path
 ) -> None:
-    policy = Policy.model_validate(written)
     by_threads: dict[int, Views] = {}
     for num_threads in (1, 4):
         cache = tmp_path / f"cache-{num_threads}"

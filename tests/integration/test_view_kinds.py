@@ -197,6 +197,7 @@ class TestBatches:
             return decoding.decode(image)
 
         monkeypatch.setattr("kd_ray.cache.replay.decode", counted)
+        monkeypatch.setattr("kd_ray.training.views.decode", counted)
         settings = kinds_stream()
         batches = stream(tiny_corpus, settings)._batches(0, 1, 0)
         for _ in range(3):
