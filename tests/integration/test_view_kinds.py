@@ -11,10 +11,12 @@ import torch
 
 from kd_ray.cache.plan import Grid
 from kd_ray.cache.view_store import open_view_store
+from kd_ray.config.load import load_recipe
 from kd_ray.config.train import FeatureLoss, KdLoss
 from kd_ray.config.views import NAMELESS
 from kd_ray.corpus.images import decode as decoding
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.corpus.packing.pack import pack
 from kd_ray.errors import RecipeError
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.training.batches import Batch, BatchStream, NoTargets, StreamKind, StreamSettings
@@ -23,6 +25,7 @@ from kd_ray.training.job import build, decode_state, encode_state, train
 from kd_ray.training.snapshot import full_order
 from tests.support.kinds_world import (
     BATCH_SIZE,
+    MULTICROP_RECIPE,
     NARROW,
     NARROW_PX,
     NUM_CROPS,
@@ -36,7 +39,9 @@ from tests.support.kinds_world import (
     plan_all,
     with_kinds,
 )
-from tests.support.tiny_world import VIEW_SEED, extract, fit_settings, plan_views
+from tests.support.processes import kd_ray, run
+from tests.support.recipes import write
+from tests.support.tiny_world import VIEW_SEED, extract, fit_settings, plan_views, save_teacher, write_images
 
 LOSSES = (KdLoss(kind="kd"), FeatureLoss(kind="feature", output="spatial"))
 SAMPLES_PER_STEP = BATCH_SIZE // REPEATS
@@ -238,3 +243,32 @@ def test_resuming_in_the_middle_gives_the_weights_of_the_undisturbed_run(
     found = trained(decode_state(hooks.states[5]), Keeping())
     for name, value in wanted.items():
         assert torch.equal(found[name], value), name
+
+
+class TestSizes:
+    """A model that does not take the size of a kind is refused before any forward pass: Ray does not even start."""
+
+    RIGID = "{{kind: timm, name: test_vit, args: {{img_size: 32, dynamic_img_size: false}}}}"  # as in a format string
+    RESNET = "{{kind: cifar_resnet, depth: 8}}"
+
+    def refused(self, folder: Path, text: str, *overrides: str) -> str:
+        write_images(folder / "images", per_class=4)
+        save_teacher(folder, seed=0)
+        recipe = write(folder, text.format(home=folder))
+        pack(load_recipe(recipe).corpus)
+        done = run(kd_ray(str(recipe), *overrides))
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (folder / "out" / "cache").exists()
+        return " ".join(done.stderr.split())
+
+    def test_of_a_teacher(self, tmp_path: Path) -> None:
+        text = MULTICROP_RECIPE.replace(self.RESNET, self.RIGID, 1)
+        told = self.refused(tmp_path, text, "teacher.outputs.spatial=null", "train.losses=[{kind: kd}]")
+        assert "test_vit cannot give summary, logits for 16x16 px" in told
+        assert "dynamic_img_size: true" in told
+
+    def test_of_a_student(self, tmp_path: Path) -> None:
+        head, _, tail = MULTICROP_RECIPE.rpartition(self.RESNET)
+        told = self.refused(tmp_path, f"{head}{self.RIGID}{tail}", "student.input.size_px=[32,32]")
+        assert "test_vit cannot give logits, spatial for 12x12 px" in told

@@ -50,6 +50,44 @@ VIEWS = Views(
     seed=VIEW_SEED,
     count=NUM_DRAWS,
 )
+MULTICROP_RECIPE = """\
+name: multicrop
+out: {home}/out
+corpus:
+  kind: folder
+  uri: {home}/images
+  packed_uri: ${{out}}/corpus
+  split: {{kind: hash, test_fraction: 0.2}}
+  row_group_size: 8
+views:
+  count: 2
+  verify: all
+  policy:
+    preset: dino_multicrop
+    repeats: 2
+    kinds:
+      global: {{size_px: [32, 32]}}
+      global_solarized: {{size_px: [32, 32]}}
+      local: {{size_px: [16, 16], num_crops: 3}}
+teacher:
+  model: {{kind: cifar_resnet, depth: 8}}
+  weights: {home}/teacher-0.safetensors
+  input: {{size_px: [32, 32]}}
+  outputs: {{summary: {{}}, spatial: {{}}, logits: {{}}}}
+cache: {{uri: "${{out}}/cache"}}
+student:
+  model: {{kind: cifar_resnet, depth: 8}}
+  input: {{size_px: [24, 24], kind_sizes_px: {{local: [12, 12]}}}}
+train:
+  losses:
+    - {{kind: kd}}
+    - {{kind: feature, output: spatial}}
+  epochs: 1
+  global_batch_size: 16
+  num_workers: 2
+"""
+NUM_DRAWS_OF_RECIPE, NUM_LOCAL = 2, 3
+
 STUDENT_INPUT = Input(size_px=STUDENT_SIZE_PX)
 
 
