@@ -249,8 +249,8 @@ def autocontrast(view_HW3: Pixels) -> Pixels:
 
 
 def _look_up_each(view_HW3: Pixels, tables: list[NDArray[np.int64]]) -> Pixels:
-    table_1N3 = np.stack(tables, axis=-1).astype(np.uint8)[None]
-    return as_pixels(cv2.LUT(view_HW3, table_1N3))
+    channels = zip(cv2.split(view_HW3), tables, strict=True)  # in one call they take twice the time
+    return as_pixels(cv2.merge([cv2.LUT(channel_HW, table.astype(np.uint8)) for channel_HW, table in channels]))
 
 
 def erase(view_HW3: Pixels, step: Step) -> Pixels:

@@ -52,10 +52,36 @@ def affine(
 def warp_affine(view_HW3: Pixels, matrix: Matrix, *, interpolation: Interpolation, fill: tuple[float, ...]) -> Pixels:
     """The view seen through `matrix`; `fill` (red, green, blue) where that leads outside."""
     a, b, c, d, e, f = matrix
+    is_shift = (a, b, d, e) == (1.0, 0.0, 0.0, 1.0) and _is_same_for_all(c) and _is_same_for_all(f)
+    if interpolation == "nearest" and is_shift:
+        return _shifted(view_HW3, c, f, fill=fill)
     x_1W, y_H1 = _middles(view_HW3)
     return _sample(
         view_HW3, a * x_1W + (b * y_H1 + c), d * x_1W + (e * y_H1 + f), interpolation=interpolation, fill=fill
     )
+
+
+def _shifted(view_HW3: Pixels, x: float, y: float, *, fill: tuple[float, ...]) -> Pixels:
+    """What sampling the nearest pixels gives where all are `x` and `y` pixels away: a copy, in a tenth of the time."""
+    height, width = view_HW3.shape[:2]
+    (right, to_x), (down, to_y) = (_overlap(shift, size) for shift, size in ((x, width), (y, height)))
+    shifted_HW3 = np.empty_like(view_HW3)
+    shifted_HW3[...] = as_pixels(np.clip(np.rint(fill), 0, 255).astype(np.uint8))
+    shifted_HW3[to_y, to_x] = view_HW3[down, right]
+    return shifted_HW3
+
+
+def _is_same_for_all(shift: float) -> bool:
+    """Whether it leads all pixels equally far: near half a pixel that depends on how their own place is rounded."""
+    middle = 0.5 + shift
+    return abs(middle - round(middle)) > 1.0 / GRID
+
+
+def _overlap(shift: float, size: int) -> tuple[slice, slice]:
+    """Which of `size` pixels are seen, and where: the pixel that holds the middle of the first one, `shift` on."""
+    by = math.floor(min(max(0.5 + shift, -FAR_PX), FAR_PX))
+    seen = slice(min(max(by, 0), size), max(min(size + by, size), 0))
+    return seen, slice(seen.start - by, seen.stop - by) if seen.start < seen.stop else slice(0, 0)
 
 
 def warp_perspective(

@@ -1,5 +1,6 @@
 """The stream of uniforms: fixed for ever, unbiased, and apart for different keys."""
 
+import hashlib
 from collections import Counter
 from itertools import islice
 
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_ray.views.bits import Bits
+from kd_ray.storage.base import canonical_json
+from kd_ray.views.bits import Bits, Encoded
 
 KEY = {"seed": 0, "sample_id": 2**64 - 1, "word": "ü"}
 GOLDEN_PHILOX = [5599841837815857887, 15655913098571550255, 2880178291573394738, 573812481542357666]
@@ -100,3 +102,13 @@ def test_a_chance_takes_one_word_whatever_its_probability() -> None:
 def test_words_do_not_repeat() -> None:
     bits = Bits(KEY, domain="test")
     assert len(set(islice(iter(bits.word, None), 1000))) == 1000
+
+
+def test_a_value_that_is_json_already_gives_the_same_words() -> None:
+    key = {"policy": {"b": [1.5, -0.0], "a": None}, "view_index": 7, "is": True, "seed": -3}
+    encoded = {**key, "policy": Encoded(canonical_json(key["policy"]))}
+    expected = hashlib.blake2b(canonical_json(key), digest_size=16, person=b"test").digest()
+    words = np.random.Philox(key=int.from_bytes(expected, "little")).random_raw(40).tolist()
+    for each in (key, encoded):
+        bits = Bits(each, domain="test")
+        assert [bits.word() for _ in words] == words

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.transforms import v2
 
-from kd_ray.config.views import EVALUATION_POLICY, ColorJitter, Policy, RandomResizedCrop
+from kd_ray.config.operations import RandomAffine
+from kd_ray.config.views import EVALUATION_POLICY, CenterCrop, ColorJitter, Policy, RandomResizedCrop
 from kd_ray.views import CenterCropParams, CropParams, JitterParams, ViewParams, draw, params_to_json
 
 SIZE_PX = (375, 500)
@@ -187,3 +188,15 @@ def test_jitter_is_applied_with_its_probability_and_neutral_otherwise() -> None:
 
 def test_a_strength_of_zero_is_exactly_neutral() -> None:
     assert {(each.contrast, each.hue) for each in jitters(100, brightness=0.4)} == {(1.0, 0.0)}
+
+
+def test_a_policy_is_not_taken_for_an_equal_one() -> None:
+    """0.0 and -0.0 are equal and have other JSON: which of them was drawn first must not matter."""
+    crop = CenterCrop(kind="center_crop")
+    plus, minus = (
+        Policy(name="zero", operations=(crop, RandomAffine(kind="random_affine", degrees=(zero, 9.0))))
+        for zero in (0.0, -0.0)
+    )
+    assert plus == minus
+    drawn = [draw(each, seed=0, sample_id=1, view_index=0, image_size_px=(9, 9)) for each in (plus, minus, plus)]
+    assert drawn[0] == drawn[2] != drawn[1]

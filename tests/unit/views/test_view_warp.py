@@ -173,3 +173,24 @@ def test_bilinear_sampling_is_in_whole_numbers_of_1_32_pixel() -> None:
     rows = wide[:, :-1] * (32 - part_x) + wide[:, 1:] * part_x
     sums = rows[:-1] * (32 - part_y) + rows[1:] * part_y
     np.testing.assert_array_equal(found_HW3[:-1, :-1], (sums + 512) >> 10)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size_px=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    halves=st.tuples(st.integers(-90, 90), st.integers(-90, 90)),
+    off=st.sampled_from([0.0, 1e-15, -1e-15, 1e-12, -1e-12, 1e-5, 0.2, 1e6]),
+)
+def test_a_shift_is_what_sampling_each_pixel_gives(
+    size_px: tuple[int, int], halves: tuple[int, int], off: float
+) -> None:
+    height, width = size_px
+    view_HW3 = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    c, f = (half / 2 + off for half in halves)
+    x_W = np.floor(np.arange(width) + 0.5 + c).astype(np.int64)
+    y_H = np.floor(np.arange(height) + 0.5 + f).astype(np.int64)
+    is_inside_HW = ((y_H >= 0) & (y_H < height))[:, None] & ((x_W >= 0) & (x_W < width))
+    seen_HW3 = view_HW3[np.clip(y_H, 0, height - 1)][:, np.clip(x_W, 0, width - 1)]
+    expected_HW3 = np.where(is_inside_HW[..., None], seen_HW3, np.array([124, 116, 104], dtype=np.uint8))
+    found_HW3 = warp_affine(view_HW3, (1.0, 0.0, c, 0.0, 1.0, f), interpolation="nearest", fill=(124.0, 116.0, 104.0))
+    np.testing.assert_array_equal(found_HW3, expected_HW3)
