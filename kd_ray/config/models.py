@@ -99,11 +99,17 @@ class Accelerator(Section):
 
 
 class TeacherResources(Resources):
-    """How many workers run a teacher, on what; with `accelerators`, only on nodes with one of those types."""
+    """How many workers run a teacher, on what; with `accelerators`, only on nodes with one of those types.
+
+    `placement: fused` renders views in threads of the worker that runs the teacher, `split` in tasks of one CPU each
+    anywhere on the cluster, up to `max_render_tasks` for each worker: where hosts of GPUs are short of CPUs.
+    """
 
     min_workers: PositiveInt = 1
     max_workers: PositiveInt = 1
     batch_size_per_worker: PositiveInt = 64
+    placement: Literal["fused", "split"] = "fused"
+    max_render_tasks: PositiveInt = 4
     accelerators: dict[str, Accelerator] = Field(default={})
 
     @model_validator(mode="after")

@@ -152,6 +152,10 @@ class PackedCorpus:
             if commit.split == split
         ]
 
+    def rows_per_group(self, shard_name: str) -> tuple[int, ...]:
+        """How many rows each row group of a shard has."""
+        return self._commit(shard_name).rows_per_group
+
     def num_samples(self, split: SplitName) -> int:
         """How many samples `split` has."""
         return sum(shard.num_rows for shard in self.shards(split))

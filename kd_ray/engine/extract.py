@@ -10,8 +10,10 @@ import ray
 import ray.data
 
 from kd_ray.cache.units import Unit
+from kd_ray.config.models import TeacherResources
 from kd_ray.engine.data import configure_ray_data
 from kd_ray.engine.failures import own_error
+from kd_ray.engine.rendering import RenderTasks
 from kd_ray.engine.session import limit_threads, worker_device
 from kd_ray.extraction.job import ExtractJob, build_extractor
 from kd_ray.extraction.unit import UnitReport
@@ -30,6 +32,7 @@ class ExtractWorker:
             device=worker_device(resources.num_gpus),
             batch_size=job.batch_size_on(_accelerator_here()),
             num_threads=num_threads,
+            far=RenderTasks(job, max_tasks=resources.max_render_tasks) if resources.placement == "split" else None,
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def extract_units(job: ExtractJob, units: Sequence[Unit], *, on_report: Callable
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=min(resources.min_workers, len(units)),
-            max_size=min(resources.max_workers, len(units)),
+            max_size=min(_max_workers(resources), len(units)),
             max_tasks_in_flight_per_actor=2,
         ),
         num_cpus=resources.num_cpus,
@@ -72,6 +75,17 @@ def extract_units(job: ExtractJob, units: Sequence[Unit], *, on_report: Callable
         if known is None:
             raise
         raise known from None
+
+
+def _max_workers(resources: TeacherResources) -> int:
+    """As many as the recipe wants; where views are rendered in tasks, so that a CPU of the cluster is left for these.
+
+    Ray gives workers all that there is, and the tasks on which they wait would never start.
+    """
+    if resources.placement == "fused" or not resources.num_cpus:
+        return resources.max_workers
+    num_cpus = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+    return max(min(resources.max_workers, int((num_cpus - 1) / resources.num_cpus)), resources.min_workers)
 
 
 def _accelerator_here() -> str | None:

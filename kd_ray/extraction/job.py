@@ -12,6 +12,7 @@ from kd_ray.config.models import Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress
 from kd_ray.errors import FingerprintMismatch
+from kd_ray.extraction.rendering import FarRendering, UnitRenderer
 from kd_ray.extraction.unit import UnitExtractor
 from kd_ray.teachers.frozen import FrozenTeacher
 
@@ -43,8 +44,25 @@ class ExtractJob:
         return named.batch_size_per_worker if named is not None else resources.batch_size_per_worker
 
 
-def build_extractor(job: ExtractJob, *, device: str, batch_size: int, num_threads: int) -> UnitExtractor:
+def build_renderer(job: ExtractJob) -> UnitRenderer:
+    """Renders views for `job` on this machine, and knows no teacher."""
+    return UnitRenderer(
+        corpus=job.corpus.open(),
+        view_store=open_view_store(job.cache_uri, job.view_set, grid=job.grid),
+        policy=job.policy,
+        view_seed=job.view_seed,
+        kept=job.kept,
+        verify_one_in=job.verify_one_in,
+        size=job.teacher.input,
+    )
+
+
+def build_extractor(
+    job: ExtractJob, *, device: str, batch_size: int, num_threads: int, far: FarRendering | None = None
+) -> UnitExtractor:
     """The extractor of `job` on this machine; loads the teacher, so it is built once per worker.
+
+    `far` renders elsewhere; without it threads here do.
 
     Raises:
         FingerprintMismatch: the weights have changed since the run was planned.
@@ -75,4 +93,5 @@ def build_extractor(job: ExtractJob, *, device: str, batch_size: int, num_thread
         batch_size=batch_size,
         kept=job.kept,
         verify_one_in=job.verify_one_in,
+        far=far,
     )

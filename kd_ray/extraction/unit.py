@@ -9,24 +9,24 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray.cache.commits import Commit
-from kd_ray.cache.replay import Replay, columns_for
-from kd_ray.cache.target_set import Output
+from kd_ray.cache.target_set import Output, SampleIds
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import ViewStore
 from kd_ray.config.kept import KeptFormat
 from kd_ray.config.models import Input
 from kd_ray.config.views import Policy
-from kd_ray.corpus.packed import PackedCorpus, Rows
-from kd_ray.extraction.unit_views import CommittedViews, Described, NewViews, UnitViews, count_rounded
+from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.extraction.rendering import FarRendering, OpenRows, Rendered, UnitRenderer
+from kd_ray.extraction.unit_views import Described, count_rounded
 from kd_ray.teachers.frozen import FrozenTeacher
 
-Pixels = NDArray[np.uint8]
-Rendered = tuple[list[Described], Pixels]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,10 @@ class UnitReport:
 
 
 class UnitExtractor:
-    """Computes units of one teacher on one view set; built once per worker, called once per unit."""
+    """Computes units of one teacher on one view set; built once per worker, called once per unit.
+
+    Images are decoded and views rendered in threads here, or by `far` where it is given.
+    """
 
     def __init__(
         self,
@@ -62,19 +65,25 @@ class UnitExtractor:
         batch_size: int,
         kept: KeptFormat | None,
         verify_one_in: int,
+        far: FarRendering | None = None,
     ) -> None:
         self._teacher = teacher
-        self._size = size
-        self._policy = policy
-        self._view_seed = view_seed
-        self._corpus = corpus
         self._view_store = view_store
         self._outputs = outputs
         self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="render")
         self._batch_size = batch_size
         self._kept = kept
-        self._verify_one_in = verify_one_in
+        self._far = far
+        self._renderer = UnitRenderer(
+            corpus=corpus,
+            view_store=view_store,
+            policy=policy,
+            view_seed=view_seed,
+            kept=kept,
+            verify_one_in=verify_one_in,
+            size=size,
+        )
 
     def __call__(self, unit: Unit, *, attempt: str) -> UnitReport:
         """Compute and commit whatever of the unit is not committed yet; a teacher runs only if an output is missing.
@@ -87,53 +96,41 @@ class UnitExtractor:
         start_s = time.perf_counter()
         missing = {name: output for name, output in self._outputs.items() if not output.collection.is_committed(unit)}
         views_commit = self._view_store.collection.find(unit)
-        rows = self._read_rows(unit, with_images=views_commit is None or (bool(missing) and self._kept is None))
-        forwards, rounded, wait_s = 0, 0, 0.0
-        if missing or views_commit is None:
-            views = self._views_of(unit, rows, views_commit)
-            described, values, forwards, wait_s = self._compute(unit, rows, views, infer=bool(missing))
-            rounded = views.num_rounded
-            # Views first: a unit of targets without the digests of its views could not be checked.
-            if views_commit is None:
-                rounded += self._write_views(unit, described, rows, attempt=attempt)
-            for name, output in missing.items():
-                output.write(unit, values[name], rows.sample_ids, attempt=attempt)
-        return UnitReport(
-            unit_id=unit.id,
-            num_views=unit.num_views * len(rows.sample_ids),
-            num_forwards=forwards,
-            num_rounded=rounded,
-            seconds=time.perf_counter() - start_s,
-            render_wait_s=wait_s,
-            outputs_written=len(missing),
+        if not missing and views_commit is not None:
+            num_rows = len(self._renderer.sample_ids(unit.span))
+            return _report(unit, start_s=start_s, num_rows=num_rows, forwards=0, rounded=0, wait_s=0.0, written=0)
+        needs_images = views_commit is None or self._kept is None
+        source = self._open(unit, views_commit, needs_images=needs_images)
+        described, values, forwards, wait_s = self._compute(unit, source, infer=bool(missing))
+        rounded = source.num_rounded
+        # Views first: a unit of targets without the digests of its views could not be checked.
+        if views_commit is None:
+            rounded += self._write_views(unit, described, source.sample_ids, attempt=attempt)
+        for name, output in missing.items():
+            output.write(unit, values[name], source.sample_ids, attempt=attempt)
+        return _report(
+            unit,
+            start_s=start_s,
+            num_rows=len(source.sample_ids),
+            forwards=forwards,
+            rounded=rounded,
+            wait_s=wait_s,
+            written=len(missing),
         )
 
-    def _read_rows(self, unit: Unit, *, with_images: bool) -> Rows:
-        where = unit.span.shard, unit.span.group_start, unit.span.group_stop
-        return self._corpus.read_rows(*where, columns=columns_for(self._policy) if with_images else ())
+    def _open(self, unit: Unit, committed: Commit | None, *, needs_images: bool) -> "_NearRows | _FarRows":
+        if self._far is not None and needs_images:
+            return _FarRows(self._renderer, self._far, unit, committed)
+        opened = self._renderer.open(unit, committed, with_images=needs_images)
+        return _NearRows(opened, self._pool)
 
-    def _views_of(self, unit: Unit, rows: Rows, committed: Commit | None) -> UnitViews:
-        replay = Replay(rows, policy=self._policy, seed=self._view_seed) if rows.images else None
-        if committed is None:
-            assert replay is not None
-            return NewViews(replay, unit, rows.sample_ids, policy=self._policy, kept=self._kept)
-        return CommittedViews(
-            self._view_store,
-            committed,
-            rows.sample_ids,
-            policy=self._policy,
-            replay=replay,
-            kept=self._kept,
-            verify_one_in=self._verify_one_in,
-        )
-
-    def _write_views(self, unit: Unit, described: list[Described], rows: Rows, *, attempt: str) -> int:
+    def _write_views(self, unit: Unit, described: list[Described], sample_ids: SampleIds, *, attempt: str) -> int:
         """Commit the views; where another attempt was first, how many of its views differ from these by rounding."""
         pixels = [each.pixels for each in described if each.pixels is not None]
         written = self._view_store.write(
             unit,
             [each.row for each in described],
-            rows.sample_ids,
+            sample_ids,
             attempt=attempt,
             pixels=None if self._kept is None else pixels,
         )
@@ -144,15 +141,15 @@ class UnitExtractor:
         return count_rounded(described, self._view_store.rows(first))
 
     def _compute(
-        self, unit: Unit, rows: Rows, views: UnitViews, *, infer: bool
+        self, unit: Unit, source: "_NearRows | _FarRows", *, infer: bool
     ) -> tuple[list[Described], dict[str, NDArray[np.float32]], int, float]:
         """Rows and values are view-major: all rows of the first view, then of the next."""
-        num_rows = len(rows.sample_ids)
+        num_rows = len(source.sample_ids)
         forwards_before = self._teacher.num_forwards
         parts: dict[str, list[NDArray[np.float32]]] = {}
         wait_s = 0.0
         rows_per_batch = max(self._batch_size // unit.num_views, 1)
-        rendered = self._render(views, num_rows, num_ahead=2 * max(rows_per_batch, self._num_threads))
+        rendered = source.rendered(num_ahead=2 * max(rows_per_batch, self._num_threads))
         by_row: list[list[Described]] = []
         for _ in range(0, num_rows, rows_per_batch):
             batch, waited_s = _gather(rendered, rows_per_batch)
@@ -170,23 +167,69 @@ class UnitExtractor:
         by_view = [described[view] for view in range(unit.num_views) for described in by_row if described]
         return by_view, values, forwards, wait_s
 
-    def _render(self, views: UnitViews, num_rows: int, *, num_ahead: int) -> Iterator[Future[Rendered]]:
+
+def _report(
+    unit: Unit, *, start_s: float, num_rows: int, forwards: int, rounded: int, wait_s: float, written: int
+) -> UnitReport:
+    return UnitReport(
+        unit_id=unit.id,
+        num_views=unit.num_views * num_rows,
+        num_forwards=forwards,
+        num_rounded=rounded,
+        seconds=time.perf_counter() - start_s,
+        render_wait_s=wait_s,
+        outputs_written=written,
+    )
+
+
+class _NearRows:
+    """A unit whose rows are rendered in threads of this process."""
+
+    def __init__(self, opened: OpenRows, pool: ThreadPoolExecutor) -> None:
+        self._opened, self._pool = opened, pool
+        self.sample_ids = opened.sample_ids
+
+    @property
+    def num_rounded(self) -> int:
+        return self._opened.views.num_rounded
+
+    def rendered(self, *, num_ahead: int) -> Iterator[Rendered]:
         """All rows in order, `num_ahead` of them in work: all views of a unit at once may be gigabytes of pixels."""
-        in_work: deque[Future[Rendered]] = deque()
-        for row in range(num_rows):
-            in_work.append(self._pool.submit(self._render_row, views, row))
-            if len(in_work) > num_ahead:
-                yield in_work.popleft()
-        while in_work:
+        rows = range(len(self.sample_ids))
+        submitted = (self._pool.submit(self._opened.render, row) for row in rows)
+        return (future.result() for future in _ahead(submitted, num_ahead))
+
+
+class _FarRows:
+    """A unit whose rows are rendered part by part on other workers."""
+
+    def __init__(self, renderer: UnitRenderer, far: FarRendering, unit: Unit, committed: Commit | None) -> None:
+        self._renderer, self._far, self._unit, self._committed = renderer, far, unit, committed
+        self.sample_ids = renderer.sample_ids(unit.span)
+        self.num_rounded = 0
+
+    def rendered(self, *, num_ahead: int) -> Iterator[Rendered]:
+        """All rows in order; as many parts in work as `far` allows, whatever `num_ahead` says of rows."""
+        parts = self._renderer.parts(self._unit)
+        submitted = (self._far.submit(self._unit, self._committed, part) for part in parts)
+        for future in _ahead(submitted, self._far.max_tasks - 1):
+            rows, num_rounded = future.result()
+            self.num_rounded += num_rounded
+            yield from rows
+
+
+def _ahead(submitted: Iterator[Future[Result]], num_ahead: int) -> Iterator[Future[Result]]:
+    """Futures in their order, `num_ahead` more than the one given out being in work."""
+    in_work: deque[Future[Result]] = deque()
+    for future in submitted:
+        in_work.append(future)
+        if len(in_work) > num_ahead:
             yield in_work.popleft()
-
-    def _render_row(self, views: UnitViews, row: int) -> Rendered:
-        """All views of one row, decoded once: what is to be stored, and the pixels [V, H, W, 3] for the teacher."""
-        seen, described = views.of(row)
-        return described, np.stack([view.render(self._size.size_px, self._size.interpolation) for view in seen])
+    while in_work:
+        yield in_work.popleft()
 
 
-def _gather(rendered: Iterator[Future[Rendered]], count: int) -> tuple[list[Rendered], float]:
+def _gather(rendered: Iterator[Rendered], count: int) -> tuple[list[Rendered], float]:
     before_s = time.perf_counter()
-    batch = [future.result() for future in islice(rendered, count)]
+    batch = list(islice(rendered, count))
     return batch, time.perf_counter() - before_s

@@ -77,7 +77,8 @@ class CommittedViews:
     """Views that another teacher, or another output, has seen: read where pixels are kept, else rendered again.
 
     One view in `verify_one_in`, and at least one of the unit, is compared with the stored proof. `replay` is for views
-    whose pixels are not kept. Making it raises CacheCorrupt where what is stored cannot be read or is of other samples.
+    whose pixels are not kept; its rows are those of the unit from `first_row` on. Making it raises CacheCorrupt where
+    what is stored cannot be read or is of other samples.
     """
 
     def __init__(
@@ -90,10 +91,12 @@ class CommittedViews:
         replay: Replay | None,
         kept: KeptFormat | None,
         verify_one_in: int,
+        first_row: int = 0,
     ) -> None:
         assert (replay is None) == (kept is not None)
         refuse_other_members(store.collection, commit, sample_ids)
         self._policy, self._replay, self._kept = policy, replay, kept
+        self._first_row = first_row
         self._sample_ids = sample_ids
         self._indices = range(commit.unit.view_start, commit.unit.view_stop)
         self._stored = _by_row(store.rows(commit), num_rows=len(sample_ids))
@@ -125,7 +128,7 @@ class CommittedViews:
 
     def _views(self, row: int) -> list[AnyView]:
         if self._replay is not None:
-            return list(self._replay.views(row, self._indices))
+            return list(self._replay.views(row - self._first_row, self._indices))
         pixels = [of_view[row] for of_view in self._pixels]
         return [self._kept_view(data, stored) for data, stored in zip(pixels, self._stored[row], strict=True)]
 

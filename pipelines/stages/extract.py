@@ -18,7 +18,10 @@ def extract_targets(run: Run, plan: CachePlan) -> None:
     def do(meter: Meter) -> tuple[None, int, str]:
         for each in missing:
             needs = each.job.teacher.resources
-            run.session.start_for(each.job.teacher_name, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)
+            for_rendering = 1 if needs.placement == "split" else 0
+            run.session.start_for(
+                each.job.teacher_name, num_cpus=needs.num_cpus + for_rendering, num_gpus=needs.num_gpus
+            )
         from kd_ray.engine.extract import extract_units
 
         total = sum(each.view_set.views_in(each.missing) for each in missing)
