@@ -12,7 +12,7 @@ from kd_ray.views.color import Pixels, jitter
 from kd_ray.views.mix import mix_pixels
 from kd_ray.views.params import StepName
 from kd_ray.views.steps import apply_step
-from tests.benchmarks.timing import Work
+from tests.benchmarks.timing import Work, for_each
 
 HALF = BoxParams(left=0.25, top=0.25, width=0.5, height=0.5)
 AUGMENTS = {TrivialAugmentWide: "paper_resnet", RandAugment: "imagenet_strong", RandomErasing: "imagenet_strong"}
@@ -34,13 +34,13 @@ def parts(jpegs: Sequence[bytes], *, size_px: SizePx) -> Mapping[str, Work]:
         return work
 
     def on_views(change: Callable[[Pixels], object]) -> Work:
-        return lambda: [change(view_HW3) for view_HW3 in rendered]
+        return for_each(rendered, change)
 
     def drawing(policy: Policy) -> Work:
-        return lambda: [_draw(policy, image_HW3, number) for number, image_HW3 in enumerate(images)]
+        return for_each(range(len(images)), lambda number: _draw(policy, images[number], number))
 
     return {
-        "decode": lambda: [decode(data) for data in jpegs],
+        "decode": for_each(jpegs, decode),
         "draw, weak": drawing(weak),
         "draw, lightly": drawing(lightly),
         "crop and resize, bilinear": resize("bilinear", 2),
@@ -56,7 +56,7 @@ def parts(jpegs: Sequence[bytes], *, size_px: SizePx) -> Mapping[str, Work]:
         **{kind.__name__: _augment(kind, rendered) for kind in AUGMENTS},
         "Mixup": on_views(lambda view_HW3: mix_pixels(view_HW3, rendered[0], weight=0.25, box=None)),
         "CutMix": on_views(lambda view_HW3: mix_pixels(view_HW3, rendered[0], weight=0.75, box=HALF)),
-        "digest": lambda: [prove(view, policy=weak) for view in views],
+        "digest": for_each(views, lambda view: prove(view, policy=weak)),
     }
 
 

@@ -44,7 +44,7 @@ from kd_ray.corpus.images.decode import decode
 from kd_ray.corpus.packed import Rows
 from kd_ray.views import draw, render
 from tests.benchmarks.packing import drawn_jpeg
-from tests.benchmarks.timing import Times, Work, in_turns, ratio
+from tests.benchmarks.timing import Times, Work, for_each, in_turns, ratio
 from tests.benchmarks.torchvision_views import NUM_CLASSES, as_float, mixing, transform
 from tests.benchmarks.view_profile import parts
 
@@ -177,7 +177,7 @@ def _theirs(kinds: Sequence[Crops], jpegs: Sequence[bytes], *, on_tensors: bool)
         return Image.open(io.BytesIO(jpegs[number])).convert("RGB")
 
     if mix is None:
-        return lambda: [_views(transforms, image(number)) for number in range(num_images)]
+        return for_each(range(num_images), lambda number: _views(transforms, image(number)))
     mixer, to_tensor = mixing(mix), v2.ToImage()
 
     def work() -> None:
