@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torchvision.transforms import v2
 
+from kd_ray.config.crops import RandomScaleCrop
 from kd_ray.config.operations import (
     MAX_TIMM_MAGNITUDE,
     NUM_BINS,
     GaussianBlur,
     Interpolation,
+    PhotometricDistortion,
     RandAugment,
     RandomErasing,
     RandomGrayscale,
@@ -66,6 +69,10 @@ def _crop(operation: Operation, *, size_px: SizePx, interpolation: Interpolation
         case CenterCrop():
             shorter_px = round(min(size_px) / operation.crop_fraction)
             return v2.Compose([v2.Resize(shorter_px, interpolation=mode, antialias=True), v2.CenterCrop(size_px)])
+        case RandomScaleCrop():
+            shortest_px, longest_px = (round(ratio * min(size_px)) for ratio in operation.ratio_range)
+            resize = v2.RandomResize(shortest_px, longest_px + 1, interpolation=mode, antialias=True)
+            return v2.Compose([resize, v2.RandomCrop(size_px, pad_if_needed=True, fill=list(operation.fill))])
         case _:
             raise ValueError(f"no crop of torchvision's is written down here for {operation.kind}")
 
@@ -85,6 +92,8 @@ def _operation(operation: Operation, *, on_tensors: bool) -> v2.Transform:
             return _applied(v2.GaussianBlur(taps, (max(low, 1e-3), high)), operation.probability)
         case Solarize():
             return v2.RandomSolarize(operation.threshold * 255.0, operation.probability)
+        case PhotometricDistortion():
+            return _distortion(operation)
         case TrivialAugmentWide():
             return v2.TrivialAugmentWide(interpolation=MODES[operation.interpolation], fill=list(operation.fill))
         case RandAugment():
@@ -94,6 +103,24 @@ def _operation(operation: Operation, *, on_tensors: bool) -> v2.Transform:
             return v2.Compose([v2.ToImage(), erasing])  # it takes no Pillow image
         case _:
             raise ValueError(f"no operation of torchvision's is written down here for {operation.kind}")
+
+
+class _Distortion(v2.RandomPhotometricDistort):
+    """Without the exchange of channels, which mmsegmentation does not have."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {**super().make_params(flat_inputs), "channel_permutation": None}
+
+
+def _distortion(operation: PhotometricDistortion) -> v2.Transform:
+    brighter, turns = operation.brightness_delta / 255.0, operation.hue_delta / 180.0
+    return _Distortion(
+        brightness=(1.0 - brighter, 1.0 + brighter),
+        contrast=operation.contrast_range,
+        saturation=operation.saturation_range,
+        hue=(-turns, turns),
+        p=operation.probability,
+    )
 
 
 def _applied(operation: v2.Transform, probability: float) -> v2.Transform:

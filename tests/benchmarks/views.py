@@ -3,10 +3,11 @@
     python -m tests.benchmarks.views [--images FOLDER] [--files 64]
 
 CPU ms an image from JPEG (the first of FOLDER, by default drawn ones of 480x360; each a row group of 64) to its view
-of 224x224, of `dino_multicrop` to its 2 views of 224x224 and 8 of 96x96. By one thread; all ways take turns, each over
-all images, round after round. kd_ray draws the params by key, decodes and renders, mixed views with the partner that
-extraction and training would take; torchvision decodes with Pillow, or with its own decoder to uint8 tensors, and
-mixes float batches of a row group. The profile says what the parts cost. Also written to out/bench as JSON.
+of 224x224, of `dino_multicrop` to its 2 views of 224x224 and 8 of 96x96, `paper_seg` without a look at masks. By one
+thread; all ways take turns, each over all images, round after round. kd_ray draws the params by key, decodes and
+renders, mixed views with the partner that extraction and training would take; torchvision decodes with Pillow, or with
+its own decoder to uint8 tensors, and mixes float batches of a row group. The profile says what the parts cost. Also
+written to out/bench as JSON.
 """
 
 import argparse
@@ -28,16 +29,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
 from kd_ray.cache.replay import Replay
-from kd_ray.config.operations import (
-    ColorJitter,
-    GaussianBlur,
-    HorizontalFlip,
-    Operation,
-    RandomGrayscale,
-    RandomInterpolation,
-    RandomResizedCrop,
-    Solarize,
-)
+from kd_ray.config.crops import RandomScaleCrop
 from kd_ray.config.presets import PRESETS
 from kd_ray.config.views import Policy, SizePx
 from kd_ray.corpus.images.decode import decode
@@ -51,7 +43,6 @@ from tests.benchmarks.view_profile import parts
 ROUNDS = 7
 ROW_GROUP_SIZE = 64
 SIZE_PX = (224, 224)
-LOCAL_PX = (96, 96)
 OUT = Path("out/bench")
 OURS, ON_PILLOW, ON_TENSORS = "kd_ray", "v2 on Pillow", "v2 on tensors"
 
@@ -97,33 +88,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _presets() -> Mapping[str, tuple[Crops, ...]]:
     """By name, what one sample comes with."""
-    single = {
-        name: (Crops(policy=Policy.model_validate({"preset": name}), count=1, size_px=SIZE_PX),) for name in PRESETS
-    }
-    return {**single, "dino_multicrop": _dino()}
+    return {name: _kinds(_without_masks(Policy.model_validate({"preset": name}))) for name in PRESETS}
 
 
-def _dino() -> tuple[Crops, ...]:
-    """DataAugmentationDINO with the defaults of its command line: facebookresearch/dino, main_dino.py."""
-
-    def crops(name: str, scale: tuple[float, float], blur: float, size_px: SizePx, *more: Operation) -> Policy:
-        operations = (
-            RandomResizedCrop(kind="random_resized_crop", scale=scale),
-            RandomInterpolation(kind="random_interpolation", choices=("bicubic",)),
-            HorizontalFlip(kind="horizontal_flip"),
-            ColorJitter(kind="color_jitter", brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, probability=0.8),
-            RandomGrayscale(kind="random_grayscale", probability=0.2),
-            GaussianBlur(kind="gaussian_blur", sigma=(0.1, 2.0), reference_px=size_px[0], probability=blur),
-            *more,
-        )
-        return Policy(name=name, operations=operations)
-
-    solarize = Solarize(kind="solarize", threshold=0.5, probability=0.2)
-    return (
-        Crops(policy=crops("global", (0.4, 1.0), 1.0, SIZE_PX), count=1, size_px=SIZE_PX),
-        Crops(policy=crops("global_solarized", (0.4, 1.0), 0.1, SIZE_PX, solarize), count=1, size_px=SIZE_PX),
-        Crops(policy=crops("local", (0.05, 0.4), 0.5, LOCAL_PX), count=8, size_px=LOCAL_PX),
+def _kinds(policy: Policy) -> tuple[Crops, ...]:
+    return tuple(
+        Crops(policy=policy.of_kind(kind), count=policy.num_crops(kind), size_px=policy.size_px(kind) or SIZE_PX)
+        for kind in policy.kind_names
     )
+
+
+def _without_masks(policy: Policy) -> Policy:
+    """The policy with crops at the first place drawn: torchvision has none that looks at the mask."""
+    operations = tuple(
+        each.model_copy(update={"cat_max_ratio": None}) if isinstance(each, RandomScaleCrop) else each
+        for each in policy.operations
+    )
+    return policy.model_copy(update={"operations": operations})
 
 
 def _ways(kinds: Sequence[Crops], jpegs: Sequence[bytes]) -> Mapping[str, Work]:
