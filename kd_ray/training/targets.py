@@ -21,7 +21,7 @@ from kd_ray.corpus.packed import Rows
 from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.training.batches import Drawn, TargetKey
 from kd_ray.training.views import StoredViews
-from kd_ray.views import check_view
+from kd_ray.views import Proof, check_view
 
 STORED_PROOFS_KEPT = 512  # views of spans; what the lanes of one worker have open at a time, with crops and repeats
 
@@ -43,9 +43,7 @@ class CachedTargets:
         self._policy = policy
         self._verify_one_in = verify_one_in
         self._rounded: set[tuple[int, int]] = set()  # adding to it needs no lock
-        self._stored_proofs = lru_cache(maxsize=STORED_PROOFS_KEPT)(
-            lambda span, view_index: view_store.proofs(pinned.views[span, view_index], view_index)
-        )
+        self._stored_proofs = lru_cache(maxsize=STORED_PROOFS_KEPT)(self._read_proofs)
 
     def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
         """The view's values [N, …] for every pinned output, checked."""
@@ -64,12 +62,20 @@ class CachedTargets:
     def check(self, span: Span, drawn: Drawn) -> None:
         """Check one view in `verify_one_in`, chosen by sample and view alone: every run checks the same ones."""
         view_index = drawn.loaded.view_index
-        if (drawn.sample_id + view_index) % self._verify_one_in:
+        if not self._is_checked(drawn.sample_id, view_index):
             return
         stored = self._stored_proofs(span, view_index)[drawn.row]
         likeness = check_view(drawn.view, stored, policy=self._policy, sample_id=drawn.sample_id, view_index=view_index)
         if likeness == "rounding":
             self._rounded.add((drawn.sample_id, view_index))
+
+    def _is_checked(self, sample_id: int, view_index: int) -> bool:
+        return (sample_id + view_index) % self._verify_one_in == 0
+
+    def _read_proofs(self, span: Span, view_index: int) -> Mapping[int, Proof]:
+        """By row, of those that are checked: a proof is 330 bytes, and a span may be a whole shard."""
+        rows = self._view_store.rows(self._pinned.views[span, view_index], view_index)
+        return {place: row.proof for place, row in enumerate(rows) if self._is_checked(row.sample_id, view_index)}
 
     def stored_views(self, kept: KeptFormat) -> StoredViews:
         """The views beside these targets, where their pixels are kept."""
