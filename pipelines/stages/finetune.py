@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from kd_ray.cache.plan import spans_of
 from kd_ray.config.models import Finetune, Student, Teacher, TimmModel
 from kd_ray.config.train import CrossEntropyLoss
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.extraction.masks import refuse_without_masks
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join
 from kd_ray.storage.signature import signature
@@ -67,11 +69,18 @@ def _prepare(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> Know
         job = _finetune_job(run, corpus, name, config, config.finetune, key=weights_key)
         weights_uri = join(job.run_uri, WEIGHTS_FILE)
         if not is_finished(job):
+            _refuse_without_masks(run, corpus)
             _finetune(run, job, config.finetune, key=weights_key)
     known = known_teacher(run, corpus, name, config) or _look_at(run, corpus, name, config, weights_uri=weights_uri)
     if config.finetune is not None and not any(each.stage == "finetune" for each in run.outcomes):
         run.committed_outcome("finetune", key=weights_key, detail=_describe(known))
     return known
+
+
+def _refuse_without_masks(run: Run, corpus: PackedCorpus) -> None:
+    """As the plan does, which comes after this stage: a sample without a mask must not end it in the middle."""
+    spans = spans_of({shard.name: len(shard.rows_per_group) for shard in corpus.shards("train")}, unit_row_groups=1)
+    refuse_without_masks(corpus, spans, policy=run.recipe.views.policy)
 
 
 def _finetune(run: Run, job: TrainJob, finetune: Finetune, *, key: str) -> None:
