@@ -83,20 +83,28 @@ class ViewGeometry:
         return inside
 
 
-def view_geometry(params: ViewParams, image_size_px: tuple[int, int], *, size_px: tuple[int, int]) -> ViewGeometry:
+def view_geometry(
+    params: ViewParams,
+    image_size_px: tuple[int, int],
+    *,
+    size_px: tuple[int, int],
+    kept_px: tuple[int, int] | None = None,
+) -> ViewGeometry:
     """Where `render` puts the pixels of an image of `image_size_px` in a view of `size_px` (both height, width).
 
-    What mixes another sample in is left out: the partner has its own params and geometry.
+    `kept_px` is the size of a view whose pixels are kept: the shape by which it was drawn, whatever the one it is
+    resized to. What mixes another sample in is left out: the partner has its own params and geometry.
     """
     crop = params[0]
     assert isinstance(crop, Crop), crop
-    box = box_px(crop, image_size_px=image_size_px, size_px=size_px)
+    drawn_px = kept_px or size_px
+    box = box_px(crop, image_size_px=image_size_px, size_px=drawn_px)
     assert box[0] < box[2], f"nothing is left of the width: {box}"
     assert box[1] < box[3], f"nothing is left of the height: {box}"
     steps = [
         step
         for operation in params
-        for step in _unit_matrices(operation, box, image_size_px=image_size_px, size_px=size_px)
+        for step in _unit_matrices(operation, box, image_size_px=image_size_px, size_px=drawn_px)
     ]
     return chained_geometry(steps, image_size_px=image_size_px, size_px=size_px, box=box)
 
@@ -215,13 +223,20 @@ class BoxesInView(NamedTuple):
     visible_fraction: Floats
 
 
-def mask_in_view(mask_HW: Mask, params: ViewParams, *, size_px: tuple[int, int], fill: int = 255) -> Mask:
+def mask_in_view(
+    mask_HW: Mask,
+    params: ViewParams,
+    *,
+    size_px: tuple[int, int],
+    kept_px: tuple[int, int] | None = None,
+    fill: int = 255,
+) -> Mask:
     """[h, w]: the class at the centre of each pixel of the view; `fill` where the image has no content.
 
     Every value is one of the mask's or `fill`. A centre on the edge between two pixels takes the right or lower one.
     """
     height, width = mask_HW.shape
-    return sample_mask(mask_HW, view_geometry(params, (height, width), size_px=size_px), fill=fill)
+    return sample_mask(mask_HW, view_geometry(params, (height, width), size_px=size_px, kept_px=kept_px), fill=fill)
 
 
 def sample_mask(mask_HW: Mask, geometry: ViewGeometry, *, fill: int) -> Mask:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kd_ray.config.kept import KEPT_INTERPOLATION, KeptFormat
-from kd_ray.config.views import Interpolation, RendererVersion
+from kd_ray.config.views import NEWEST_RENDERER, Interpolation, RendererVersion
 from kd_ray.errors import CacheCorrupt
 from kd_ray.views.color import Pixels
 from kd_ray.views.params import CropParams, ViewParams
@@ -32,7 +32,7 @@ class KeptView:
 
     params: ViewParams
     pixels_HW3: Pixels
-    renderer_version: RendererVersion = 1
+    renderer_version: RendererVersion = NEWEST_RENDERER
 
     def render(self, size_px: tuple[int, int], interpolation: Interpolation) -> Pixels:
         """The view at `size_px` (height, width), resized from the kept pixels; at their own size these very pixels."""

@@ -13,16 +13,23 @@ from kd_ray.config.kept import KeptCodec, KeptFormat
 from kd_ray.config.views import Policy
 from kd_ray.errors import CacheCorrupt
 from kd_ray.views import (
+    CenterCropParams,
     CropParams,
     KeptView,
+    ResizePadParams,
+    Step,
+    StepsParams,
     View,
+    ViewParams,
     decode_pixels,
     encode_pixels,
     keep_view,
     max_kept_bytes,
     prove,
     render,
+    view_geometry,
 )
+from kd_ray.views.kept import WHOLE
 
 SIZE_PX = (48, 64)
 FORMATS = [
@@ -96,7 +103,7 @@ def test_a_kept_view_at_its_own_size_is_the_very_pixels(kept: KeptFormat) -> Non
 
 def test_a_kept_view_at_another_size_is_resized_whole_by_the_models_kernel() -> None:
     pixels = smooth(3)
-    found = KeptView(params=(), pixels_HW3=pixels).render((30, 30), "bilinear")
+    found = KeptView(params=(), pixels_HW3=pixels, renderer_version=1).render((30, 30), "bilinear")
     wanted = Image.fromarray(pixels).resize((30, 30), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found, np.array(wanted))
 
@@ -124,3 +131,26 @@ def test_bytes_of_another_size_or_of_no_image_are_refused(kept: KeptFormat) -> N
     for data in (encode_pixels(smooth(6, (16, 16)), other), b"\xff\xd8 no image"):
         with pytest.raises(CacheCorrupt, match=r"^sample 7: got .*, expected 48×64 px"):
             decode_pixels(data, kept, what="sample 7")
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        (CenterCropParams(crop_fraction=1.0),),
+        (ResizePadParams(fill=(0, 0, 0)),),
+        (WHOLE, StepsParams(steps=(Step(name="rotate", values=(30.0, 0.0, 0.0, 0.0), option="bilinear"),))),
+    ],
+)
+def test_geometry_of_kept_pixels_in_another_shape_is_that_of_the_kept_one(params: ViewParams) -> None:
+    # levels say where in the image a pixel is from: red the column, green the row
+    columns, rows = np.meshgrid(np.arange(200), np.arange(100))
+    image_HW3 = np.stack([columns, rows, np.full_like(rows, 255)], axis=-1).astype(np.uint8)
+    kept = KeptFormat(size_px=(64, 128), codec="raw", quality=None)
+    _, view = keep_view(View(params=params, image_HW3=image_HW3), kept)
+    seen_HW3 = view.render((64, 64), "bilinear")
+    geometry = view_geometry(params, (100, 200), size_px=(64, 64), kept_px=kept.size_px)
+    for x, y in ((24.5, 28.5), (40.5, 32.5), (32.5, 36.5)):
+        in_image = geometry.to_image(np.array([x, y]))
+        red, green, _ = seen_HW3[int(y), int(x)].tolist()
+        assert np.abs(in_image - 0.5 - (red, green)).max() < 2.0
+        assert geometry.shows(np.array([x, y]))
