@@ -68,7 +68,8 @@ def _sizes_of(config: Input, policy: Policy, *, path: str) -> Iterator[tuple[str
     for kind in policy.kind_names:
         size_px = config.of_kind(policy, kind).size_px
         if size_px != config.size_px:
-            yield f"{path}.kind_sizes_px.{kind}", size_px
+            own = kind in config.kind_sizes_px
+            yield f"{path}.kind_sizes_px.{kind}" if own else f"views.policy.kinds.{kind}.size_px", size_px
 
 
 def refuse_misfits(given: Sequence[Given], *, title: str) -> None:

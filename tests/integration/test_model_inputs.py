@@ -127,14 +127,14 @@ def test_every_size_of_every_model_is_asked_about(tmp_path: Path) -> None:
             "student.input.kind_sizes_px.local=[48,48]",
         ],
     )
-    assert {each.path: each.size_px for each in given_sizes(recipe)} == {
-        "teacher.input.size_px": (32, 32),
-        "teacher.input.kind_sizes_px.global_solarized": (224, 224),
-        "teacher.input.kind_sizes_px.local": (96, 96),
-        "student.input.size_px": (32, 32),
-        "student.input.kind_sizes_px.global_solarized": (224, 224),
-        "student.input.kind_sizes_px.local": (48, 48),
-    }
+    assert [(each.path, each.size_px) for each in given_sizes(recipe)] == [
+        ("teacher.input.size_px", (32, 32)),
+        ("views.policy.kinds.global_solarized.size_px", (224, 224)),
+        ("views.policy.kinds.local.size_px", (96, 96)),
+        ("student.input.size_px", (32, 32)),
+        ("views.policy.kinds.global_solarized.size_px", (224, 224)),
+        ("student.input.kind_sizes_px.local", (48, 48)),
+    ]
 
 
 def timm_model(name: str, **args: object) -> Model:
