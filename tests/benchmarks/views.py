@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.manual_seed(0)
-    rows = _presets()
-    ways = {f"{row}: {way}": work for row, kinds in rows.items() for way, work in _ways(kinds, jpegs).items()}
+    rows = crops_of_presets()
+    ways = {f"{row}: {way}": work for row, kinds in rows.items() for way, work in ways_of(kinds, jpegs).items()}
     speed = in_turns(ways, num_images=len(jpegs), num_rounds=ROUNDS)
     profile = in_turns(parts(jpegs, size_px=SIZE_PX), num_images=len(jpegs), num_rounds=ROUNDS)
     kilobytes = sum(map(len, jpegs)) / len(jpegs) / 1e3
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def _presets() -> Mapping[str, tuple[Crops, ...]]:
+def crops_of_presets() -> Mapping[str, tuple[Crops, ...]]:
     """By name, what one sample comes with."""
     return {name: _kinds(_without_masks(Policy.model_validate({"preset": name}))) for name in PRESETS}
 
@@ -107,7 +107,7 @@ def _without_masks(policy: Policy) -> Policy:
     return policy.model_copy(update={"operations": operations})
 
 
-def _ways(kinds: Sequence[Crops], jpegs: Sequence[bytes]) -> Mapping[str, Work]:
+def ways_of(kinds: Sequence[Crops], jpegs: Sequence[bytes]) -> Mapping[str, Work]:
     """Each of the three from all JPEGs to their views."""
     is_mixed = kinds[0].policy.mix is not None
     return {
