@@ -1,8 +1,9 @@
 """python -m tests.benchmarks: every benchmark, a table each, and the same as JSON under out/bench/."""
 
-from tests.benchmarks import cached_epoch, packing, views
+from tests.benchmarks import cached_epoch, kept_views, packing, views
 
 if __name__ == "__main__":
     cached_epoch.main([])
     views.main([])
+    kept_views.main([])
     packing.main(["speed"])
