@@ -1,10 +1,8 @@
 """--dry-run: the resolved recipe and the plan, without doing or writing anything."""
 
-from math import prod
-
 from rich.console import Console
 
-from kd_ray.cache.codecs import bytes_per_value
+from kd_ray.cache.codecs import Coding
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.resolved import recipe_yaml
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
@@ -62,7 +60,7 @@ def _show_estimate(
             size_px = teacher.input.of_kind(views.policy, kind).size_px
             shapes = teacher_shapes(teacher, outputs, num_classes=num_classes, size_px=size_px)
             sizes = {
-                output: prod(shape) * bytes_per_value(teacher.outputs.codec_of(output))
+                output: Coding.of(teacher.outputs.stored_as(output), shape).bytes_per_view
                 for output, shape in shapes.items()
             }
             told = ", ".join(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kd_ray.config.models import Codec
+from kd_ray.cache.codecs import Coding
 from kd_ray.errors import CacheCorrupt, FingerprintMismatch
 from kd_ray.storage import Storage, digest_of_json
 from kd_ray.storage.base import canonical_json
@@ -39,9 +39,16 @@ def target_set_spec(name: str, *, teacher: Mapping[str, Any], view_set_fingerpri
     return Spec(name=name, identity=identity)
 
 
-def output_spec(name: str, *, shape: tuple[int, ...], codec: Codec, stage: int | None) -> Spec:
-    """One output of a target set as stored: `shape` per view, `stage` of the network where it matters (spatial)."""
-    identity = {"format": FORMAT_VERSION, "output": name, "shape": list(shape), "codec": codec, "stage": stage}
+def output_spec(name: str, *, coding: Coding, stage: int | None) -> Spec:
+    """One output of a target set as stored, and the `stage` of the network where it matters (spatial)."""
+    identity = {
+        "format": FORMAT_VERSION,
+        "output": name,
+        "shape": list(coding.shape),
+        "codec": coding.codec,
+        "stage": stage,
+        **coding.identity(),
+    }
     return Spec(name=name, identity=identity)
 
 

@@ -4,24 +4,23 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_ray.cache.arrays import decode_view, encode_group, layout_of
-from kd_ray.cache.codecs import encode
+from kd_ray.cache.arrays import ArrayLayout, decode_view, encode_group, layout_of
+from kd_ray.cache.calibration import Calibration
+from kd_ray.cache.codecs import Array, Coding
 from kd_ray.cache.commits import Collection, Commit
 from kd_ray.cache.spec import Spec, explain_absence, read_spec, write_or_check
 from kd_ray.cache.statistics import ChannelStatistics
 from kd_ray.cache.units import Unit
-from kd_ray.config.models import Codec
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, FingerprintMismatch
 from kd_ray.storage import Storage, join, open_storage
 
 TARGET_SET_FILE = "target_set.json"
 OUTPUT_FILE = "output.json"
-VALUES = "values"
+CALIBRATION_FILE = "calibration.json"
 SAMPLE_IDS = "sample_id"
 
 SampleIds = NDArray[np.uint64]
@@ -57,22 +56,43 @@ class Output:
         return tuple(self.spec.identity["shape"])
 
     @property
-    def codec(self) -> Codec:
+    def coding(self) -> Coding:
         """How values are stored."""
-        codec: Codec = self.spec.identity["codec"]
-        return codec
+        return Coding.from_identity(self.spec.identity)
+
+    def calibration(self) -> Calibration | None:
+        """What values are encoded and decoded with; None where the codec needs nothing, or nothing is fixed yet.
+
+        Raises:
+            CacheCorrupt: the file has changed since it was written.
+        """
+        if not self.coding.needs_calibration:
+            return None
+        name = f"{self.collection.folder}/{CALIBRATION_FILE}"
+        try:
+            data = self.collection.storage.read(name)
+        except FileNotFoundError:
+            return None
+        return Calibration.from_json(data, location=self.collection.location(name))
+
+    def calibrate(self, values: NDArray[np.float32]) -> None:
+        """Fix the calibration from values [..., D] where none is fixed yet: the first one stays."""
+        calibration = Calibration.of(values)
+        self.collection.storage.create(f"{self.collection.folder}/{CALIBRATION_FILE}", calibration.to_json())
 
     def write(self, unit: Unit, values_VND: NDArray[np.float32], sample_ids: SampleIds, *, attempt: str) -> bool:
         """Store the unit's values [view, sample, …]; False if another attempt had committed it before.
+
+        Where the codec needs a calibration and there is none, it is made from these values.
 
         Raises:
             ExtractionError: values that may not be stored.
         """
         assert values_VND.shape == (unit.num_views, len(sample_ids), *self.shape), (values_VND.shape, unit, self.shape)
         what = f"{self.target_set.name} {self.spec.name} of unit {unit.id}"
-        encoded = encode(values_VND, self.codec, what=what)
+        encoded = self.coding.encode(values_VND, calibration=self._fixed_calibration(values_VND), what=what)
         ids_1N = sample_ids.astype("<u8")[None]
-        arrays: dict[str, NDArray[Any]] = {VALUES: encoded, SAMPLE_IDS: ids_1N}
+        arrays: dict[str, Array] = {**encoded, SAMPLE_IDS: ids_1N}
         attributes = {
             "target_set": self.target_set.fingerprint,
             "output": self.spec.fingerprint,
@@ -89,15 +109,31 @@ class Output:
             statistics=ChannelStatistics.of(values_VND).to_json(),
         )
 
-    def read(self, commit: Commit, *, view_index: int, sample_ids: SampleIds) -> NDArray[Any]:
-        """Values [sample, …] of one view as stored, checked, for the samples that the corpus has in that span.
+    def _fixed_calibration(self, values_VND: NDArray[np.float32]) -> Calibration | None:
+        if self.coding.needs_calibration and self.calibration() is None and np.isfinite(values_VND).all():
+            self.calibrate(values_VND)
+        return self.calibration()
+
+    def read(self, commit: Commit, *, view_index: int, sample_ids: SampleIds) -> Array:
+        """Values [sample, …] of one view, decoded; raises what `read_encoded` does."""
+        encoded = self.read_encoded(commit, view_index=view_index, sample_ids=sample_ids)
+        return self.coding.decode(encoded, calibration=self.calibration())
+
+    def read_encoded(self, commit: Commit, *, view_index: int, sample_ids: SampleIds) -> dict[str, Array]:
+        """The arrays [sample, …] of one view as stored, checked, for the samples that the corpus has in that span.
 
         Raises:
             CacheCorrupt: the bytes are not those that were committed, or the unit was made from other samples.
         """
         assert commit.unit.view_start <= view_index < commit.unit.view_stop, (commit.unit, view_index)
         refuse_other_members(self.collection, commit, sample_ids)
-        layout = commit.arrays[VALUES]
+        return {
+            name: self._read_array(commit, layout, view_index=view_index)
+            for name, layout in commit.arrays.items()
+            if name != SAMPLE_IDS
+        }
+
+    def _read_array(self, commit: Commit, layout: ArrayLayout, *, view_index: int) -> Array:
         offset, length = layout.ranges[view_index - commit.unit.view_start]
         name = self.collection.object_name(commit, layout.object_name)
         location = self.collection.location(name)

@@ -11,7 +11,10 @@ from kd_ray.config.views import Interpolation, Policy, SizePx
 
 Channels = tuple[float, float, float]
 Precision = Literal["float32", "bfloat16", "float16"]
-Codec = Literal["float32", "float16"]
+Codec = Literal["float32", "float16", "bfloat16", "int8", "uint8", "top_k"]
+Temperature = Annotated[float, Field(gt=0)]
+USUAL_TEMPERATURES = (1.0, 2.0, 4.0)
+LOGITS_CODECS: frozenset[Codec] = frozenset({"uint8", "top_k"})
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -122,9 +125,35 @@ class TeacherResources(Resources):
 
 
 class TargetOutput(Section):
-    """How one output of a teacher is stored."""
+    """How one output of a teacher is stored; `uint8` and `top_k` are for logits.
+
+    `top_k` keeps the `k` greatest with the exact log-sum-exp of all at each of `temperatures`.
+    """
 
     codec: Codec = "float16"
+    # keys over a dump are older than these two fields
+    k: PositiveInt | None = Field(default=None, exclude_if=lambda k: k is None)
+    temperatures: Annotated[tuple[Temperature, ...], Field(min_length=1)] | None = Field(
+        default=None, exclude_if=lambda temperatures: temperatures is None
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_temperatures(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("codec") == "top_k" and values.get("temperatures") is None:
+            return {**values, "temperatures": USUAL_TEMPERATURES}
+        return values
+
+    @model_validator(mode="after")
+    def _fits_its_codec(self) -> "TargetOutput":
+        is_top_k = self.codec == "top_k"
+        if is_top_k and self.k is None:
+            raise ValueError("top_k needs k, the number of classes to keep (10 takes 56 bytes a view)")
+        if not is_top_k and (self.k is not None or self.temperatures is not None):
+            raise ValueError(f"k and temperatures belong to codec: top_k, got codec: {self.codec}; remove them")
+        if self.temperatures is not None and 1.0 not in self.temperatures:
+            raise ValueError(f"temperatures must include 1, which evaluation reads; got {list(self.temperatures)}")
+        return self
 
 
 class Outputs(Section):
@@ -139,16 +168,20 @@ class Outputs(Section):
     def _something(self) -> "Outputs":
         if not self.names():
             raise ValueError("no output is asked for; name at least one of summary, spatial, logits")
+        for name in ("summary", "spatial"):
+            output: TargetOutput | None = getattr(self, name)
+            if output is not None and output.codec in LOGITS_CODECS:
+                raise ValueError(f"{name}: codec {output.codec} is for logits; take int8, float16, bfloat16 or float32")
         return self
 
     def names(self) -> tuple[str, ...]:
         """The outputs asked for, in a fixed order."""
         return tuple(name for name in ("summary", "spatial", "logits") if getattr(self, name) is not None)
 
-    def codec_of(self, name: str) -> Codec:
+    def stored_as(self, name: str) -> TargetOutput:
         """How the output `name`, which is asked for, is stored."""
         output: TargetOutput = getattr(self, name)
-        return output.codec
+        return output
 
     def only(self, names: Sequence[str]) -> "Outputs":
         """The same without the outputs that are not among `names`."""

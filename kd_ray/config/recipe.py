@@ -117,6 +117,15 @@ class Recipe(Section):
             if output not in teachers[name].outputs.names():
                 stored = ", ".join(teachers[name].outputs.names())
                 found.append((where, f"needs {output}, which teacher {name!r} does not store; it stores {stored}"))
+                continue
+            kept = teachers[name].outputs.stored_as(output).temperatures
+            if isinstance(loss, KdLoss) and kept is not None and loss.temperature not in kept:
+                stored = ", ".join(f"{each:g}" for each in kept)
+                reason = (
+                    f"teacher {name!r} stores top_k logits for temperatures {stored}; take one of them, or add "
+                    f"{loss.temperature:g} to its outputs.logits.temperatures"
+                )
+                found.append((f"{where}.temperature", reason))
         return found
 
     def _mask_problems(self) -> list[tuple[str, str]]:

@@ -19,6 +19,9 @@ class CrossEntropyLoss(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
+Remainder = Literal["ghost", "uniform"]
+
+
 class KdLoss(Section):
     """T² KL(teacher || student) on logits over `temperature` (Hinton et al. 2015)."""
 
@@ -26,6 +29,11 @@ class KdLoss(Section):
     weight: Weight = 1.0
     temperature: Annotated[float, Field(gt=0)] = 1.0
     teacher: str | None = Field(default=None, description="needed where the recipe has several")
+    remainder: Remainder = Field(
+        default="ghost",
+        description="what top_k targets do not keep: one more class, or equal shares of the others",
+        exclude_if=lambda remainder: remainder == "ghost",  # fingerprints over a dump are older than this field
+    )
 
 
 class Head(Section):

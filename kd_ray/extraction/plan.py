@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 
-from kd_ray.cache.codecs import bytes_per_value
+from kd_ray.cache.codecs import Coding
 from kd_ray.cache.plan import MAX_OBJECT_BYTES, Grid, choose_grid, missing_units, spans_of, wanted_units
 from kd_ray.cache.spec import Spec, output_spec, target_set_spec
 from kd_ray.cache.target_set import find_output, under_its_first_name
@@ -105,9 +104,8 @@ class TargetPlan:
 
 def bytes_per_view(teacher: Teacher, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Stored bytes of each output the recipe asks for."""
-    return {
-        name: prod(shapes[name]) * bytes_per_value(teacher.outputs.codec_of(name)) for name in teacher.outputs.names()
-    }
+    outputs = teacher.outputs
+    return {name: Coding.of(outputs.stored_as(name), shapes[name]).bytes_per_view for name in outputs.names()}
 
 
 def plan_view_set(
@@ -215,6 +213,16 @@ def _refuse_huge_units(view_set: ViewSetPlan, sizes: Mapping[str, int], *, teach
             )
 
 
+def _refuse_too_many_kept(teacher: KnownTeacher, outputs: Sequence[str]) -> None:
+    for name in outputs:
+        k, num_classes = teacher.config.outputs.stored_as(name).k, teacher.shapes[name][-1]
+        if k is not None and k >= num_classes:
+            raise RecipeError(
+                f"teacher {teacher.name}: outputs.{name}.k is {k}, but there are {num_classes} classes. Give a smaller "
+                "k, or codec: uint8 or float16, which keep all."
+            )
+
+
 def plan_targets(
     teacher: KnownTeacher,
     view_set: ViewSetPlan,
@@ -229,6 +237,7 @@ def plan_targets(
 
     Raises:
         FingerprintMismatch: a folder of the cache does not hold what its name says.
+        RecipeError: as many of the logits are to be kept as there are.
     """
     identity = teacher_identity(
         teacher.config, weights_fingerprint=teacher.weights_fingerprint, num_classes=teacher.num_classes
@@ -240,12 +249,12 @@ def plan_targets(
     specs = {
         name: output_spec(
             name,
-            shape=teacher.shapes[name],
-            codec=teacher.config.outputs.codec_of(name),
+            coding=Coding.of(teacher.config.outputs.stored_as(name), teacher.shapes[name]),
             stage=teacher.config.outputs.spatial_stage if name == "spatial" else None,
         )
         for name in outputs
     }
+    _refuse_too_many_kept(teacher, outputs)
     sizes = {name: size for name, size in bytes_per_view(teacher.config, teacher.shapes).items() if name in outputs}
     _refuse_huge_units(view_set, sizes, teacher=teacher.name)
     without_output: set[Unit] = set()

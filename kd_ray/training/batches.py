@@ -21,6 +21,7 @@ from kd_ray.config.models import Input
 from kd_ray.config.views import Policy, Views
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.models.pixels import to_input
+from kd_ray.training.encoded import EncodedTargets
 from kd_ray.training.losses import NO_LABEL, Labels
 from kd_ray.training.prefetch import prefetched
 from kd_ray.training.views import ReplayedViews, RowImage, SpanViews, ViewSource
@@ -35,12 +36,13 @@ TargetKey = tuple[str, str]
 class Part:
     """The views of one kind in a batch, those of one sample one after another.
 
-    Labels are NO_LABEL where none may be used, targets are [B, …] by (teacher, output).
+    Labels are NO_LABEL where none may be used, targets are [B, …] by (teacher, output), as a live teacher gives them or
+    as they are stored.
     """
 
     inputs_BCHW: Tensor
     labels: Labels
-    targets: Mapping[TargetKey, Tensor]
+    targets: Mapping[TargetKey, Tensor | EncodedTargets]
     sample_ids_B: NDArray[np.uint64]
     view_indices_B: NDArray[np.int64]
 
@@ -67,7 +69,7 @@ class LoadedSpan:
     views: SpanViews
     label_of: Mapping[int, int]
     view_index: int
-    targets: Mapping[TargetKey, NDArray[Any]]
+    targets: Mapping[TargetKey, Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +93,11 @@ class TargetSource(Protocol):
     def num_rounded(self) -> int:
         """How many of the checked views differ from the teacher's by the rounding of another decoder."""
 
-    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
-        """What is read for a whole span at once, [N, …] by (teacher, output)."""
+    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, Mapping[str, NDArray[Any]]]:
+        """What is read for a whole span at once: the stored arrays [N, …] by name, by (teacher, output)."""
 
-    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
-        """The targets of one part of a batch, float32 [B, …] by (teacher, output)."""
+    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor | EncodedTargets]:
+        """The targets of one part of a batch, [B, …] by (teacher, output); tensors are float32."""
 
     def check(self, span: Span, drawn: Drawn) -> None:
         """Compare the replayed view with the stored digest where this view is one of those to be checked.
@@ -110,11 +112,11 @@ class NoTargets:
 
     num_rounded = 0
 
-    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
+    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, Mapping[str, NDArray[Any]]]:
         """Nothing to read."""
         return {}
 
-    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
+    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor | EncodedTargets]:
         """No targets."""
         return {}
 

@@ -158,7 +158,7 @@ def _loss_of(
     outputs = network([part.inputs_BCHW.to(device, non_blocking=True) for part in batch.parts])
     found = []
     for part, part_outputs in zip(batch.parts, outputs, strict=True):
-        targets = {key: value.to(device, non_blocking=True) for key, value in part.targets.items()}
+        targets = {key: value.to(device) for key, value in part.targets.items()}
         found.append(losses(part_outputs, part.labels.to(device), targets))
     if len(found) == 1:
         return found[0]

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Loss
+from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Loss, Remainder
 from kd_ray.errors import TrainingError
+from kd_ray.training.encoded import Target, TopKTargets
 
 NO_LABEL = -1
 BALANCED_COSINE_WEIGHT = 0.9
@@ -71,6 +72,40 @@ def kd_loss(student_BK: Tensor, teacher_BK: Tensor, *, temperature: float) -> Te
     return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
 
 
+def top_k_kd_loss(student_BK: Tensor, teacher: TopKTargets, *, temperature: float, remainder: Remainder) -> Tensor:
+    """`kd_loss` where only the k greatest of the teacher's logits are known, with the mass that the others have.
+
+    `ghost`: all others are one class, whose probability is the sum of theirs, for the student too (a lower bound of the
+    exact loss, by the data processing inequality). `uniform`: each of the others has an equal share of it.
+
+    Raises:
+        TrainingError: the two have different numbers of classes, or the temperature is not a stored one.
+    """
+    num_classes = student_BK.shape[-1]
+    if teacher.num_classes != num_classes:
+        raise TrainingError(
+            f"student logits are of {num_classes} classes, the teacher's of {teacher.num_classes}; kd needs the same."
+        )
+    if temperature not in teacher.temperatures:
+        stored = ", ".join(f"{each:g}" for each in teacher.temperatures)
+        raise TrainingError(f"kd at temperature {temperature:g}, but these top_k targets hold {stored}.")
+    student_BK = F.log_softmax(student_BK.float() / temperature, dim=-1)
+    kept_student_Bk = student_BK.gather(-1, teacher.indices_Bk)
+    kept_Bk = teacher.log_probabilities(temperature)
+    rest_B = (1.0 - kept_Bk.exp().sum(dim=-1)).clamp_min(torch.finfo(torch.float32).tiny)
+    others_BK = student_BK.scatter(-1, teacher.indices_Bk, -torch.inf)
+    loss_B = (kept_Bk.exp() * (kept_Bk - kept_student_Bk)).sum(dim=-1)
+    num_others = num_classes - teacher.indices_Bk.shape[-1]
+    if num_others == 0:
+        rest_loss_B = torch.zeros_like(loss_B)
+    elif remainder == "ghost":
+        rest_loss_B = rest_B * (rest_B.log() - others_BK.logsumexp(dim=-1))
+    else:
+        mean_other_B = others_BK.masked_fill(others_BK == -torch.inf, 0.0).sum(dim=-1) / num_others
+        rest_loss_B = rest_B * ((rest_B / num_others).log() - mean_other_B)
+    return (loss_B + rest_loss_B).mean() * temperature**2
+
+
 def cosine_loss(predicted_BD: Tensor, target_BD: Tensor, *, eps: float = 1e-6) -> Tensor:
     """Mean of 1 - cosine similarity over the last axis, in [0, 2], in float32; a target of zero norm counts as 1.
 
@@ -104,7 +139,7 @@ def balanced_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
 
 FEATURE_DISTANCES = {"cosine": cosine_loss, "mse": mse_loss, "balanced": balanced_loss}
 
-Targets = Mapping[tuple[str, str], Tensor]
+Targets = Mapping[tuple[str, str], Target]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +179,15 @@ class WeightedLosses:
         match self.losses[index]:
             case CrossEntropyLoss(label_smoothing=smoothing):
                 return cross_entropy_loss(outputs["logits"], labels, label_smoothing=smoothing)
-            case KdLoss(temperature=temperature):
-                return kd_loss(outputs["logits"], targets[teacher, "logits"], temperature=temperature)
+            case KdLoss(temperature=temperature, remainder=remainder):
+                target = targets[teacher, "logits"]
+                if isinstance(target, TopKTargets):
+                    return top_k_kd_loss(outputs["logits"], target, temperature=temperature, remainder=remainder)
+                return kd_loss(outputs["logits"], target, temperature=temperature)
             case FeatureLoss(output=output, distance=distance):
-                return FEATURE_DISTANCES[distance](outputs[f"feature_{index}"], targets[teacher, output])
+                target = targets[teacher, output]
+                assert isinstance(target, Tensor), "the k greatest are of logits"
+                return FEATURE_DISTANCES[distance](outputs[f"feature_{index}"], target)
 
 
 def term_name(index: int, loss: Loss) -> str:

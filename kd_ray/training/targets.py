@@ -20,6 +20,7 @@ from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import Rows
 from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.training.batches import Drawn, TargetKey
+from kd_ray.training.encoded import EncodedTargets
 from kd_ray.training.views import StoredViews
 from kd_ray.views import Proof, check_view
 
@@ -43,20 +44,28 @@ class CachedTargets:
         self._policy = policy
         self._verify_one_in = verify_one_in
         self._rounded: set[tuple[int, int]] = set()  # adding to it needs no lock
+        self._calibrations = {key: output.calibration() for key, (output, _) in pinned.outputs.items()}
         self._stored_proofs = lru_cache(maxsize=STORED_PROOFS_KEPT)(self._read_proofs)
 
-    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
-        """The view's values [N, …] for every pinned output, checked."""
+    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, Mapping[str, NDArray[Any]]]:
+        """The view's stored arrays [N, …] for every pinned output, checked."""
         return {
-            key: output.read(units[span, view_index], view_index=view_index, sample_ids=rows.sample_ids)
+            key: output.read_encoded(units[span, view_index], view_index=view_index, sample_ids=rows.sample_ids)
             for key, (output, units) in self._pinned.outputs.items()
         }
 
-    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
-        """Rows gathered from the loaded spans, as float32."""
+    def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, EncodedTargets]:
+        """Rows gathered from the loaded spans, as they are stored."""
         return {
-            key: torch.from_numpy(np.stack([each.loaded.targets[key][each.row] for each in drawn]).astype(np.float32))
-            for key in self._pinned.outputs
+            key: EncodedTargets(
+                coding=output.coding,
+                calibration=self._calibrations[key],
+                arrays={
+                    name: torch.from_numpy(np.stack([each.loaded.targets[key][name][each.row] for each in drawn]))
+                    for name in drawn[0].loaded.targets[key]
+                },
+            )
+            for key, (output, _) in self._pinned.outputs.items()
         }
 
     def check(self, span: Span, drawn: Drawn) -> None:
@@ -96,7 +105,7 @@ class LiveTargets:
         self._teachers = teachers
         self._needed = needed
 
-    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, NDArray[Any]]:
+    def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, Mapping[str, NDArray[Any]]]:
         """Nothing is stored."""
         return {}
 

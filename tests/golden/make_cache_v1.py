@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kd_ray.cache.codecs import Coding
 from kd_ray.cache.plan import Grid
 from kd_ray.cache.spec import Spec, output_spec, target_set_spec
 from kd_ray.cache.target_set import open_output
@@ -51,8 +52,8 @@ def main() -> None:
     summary_VND = np.arange(12, dtype=np.float32).reshape(2, 3, 2) / np.float32(3)
     logits_VNK = np.arange(-9, 9, dtype=np.float32).reshape(2, 3, 3) / np.float32(7)
     for spec, values in (
-        (output_spec("summary", shape=(2,), codec="float32", stage=None), summary_VND),
-        (output_spec("logits", shape=(3,), codec="float16", stage=None), logits_VNK),
+        (output_spec("summary", coding=Coding(codec="float32", shape=(2,)), stage=None), summary_VND),
+        (output_spec("logits", coding=Coding(codec="float16", shape=(3,)), stage=None), logits_VNK),
     ):
         open_output(str(CACHE), target_set, spec, create=True).write(UNIT, values, IDS, attempt="attempt0")
 

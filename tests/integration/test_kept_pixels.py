@@ -124,7 +124,8 @@ def test_read_views_give_the_batches_of_rendered_ones_bit_by_bit(
         assert torch.equal(one.inputs_BCHW, two.inputs_BCHW)
         for field in ("own_B", "partner_B", "weights_B"):
             assert torch.equal(getattr(one.labels, field), getattr(two.labels, field))
-        assert all(torch.equal(one.targets[key], two.targets[key]) for key in two.targets)
+        cpu = torch.device("cpu")
+        assert all(torch.equal(one.targets[key].to(cpu), two.targets[key].to(cpu)) for key in two.targets)
     assert {int(view) for batch in read for view in batch.view_indices_B} == {0, 1}
 
 

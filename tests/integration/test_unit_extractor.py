@@ -272,7 +272,7 @@ class TestRefusals:
             tiny_teacher, config=config, weights_uri=config.weights, weights_fingerprint=loud.weights_fingerprint
         )
         plan = plan_for(teacher=teacher, outputs=("logits",))
-        with pytest.raises(ExtractionError, match=r"does not fit float16 \(65504\)\. Set the output's codec: float32"):
+        with pytest.raises(ExtractionError, match=r"does not fit float16 \(65504\)\. Set the output's codec: bfloat16"):
             extract(plan)
         assert len(plan_for(teacher=teacher, outputs=("logits",)).missing) == len(plan.missing)
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.cache.codecs import Coding
 from kd_ray.cache.spec import Spec, output_spec, target_set_spec
 from kd_ray.cache.target_set import Output, SampleIds, open_output
 from kd_ray.cache.units import Span, Unit
@@ -39,7 +40,7 @@ def target_set(**teacher: object) -> Spec:
 
 
 def summary(*, codec: Codec = "float16", shape: tuple[int, ...] = SHAPE) -> Spec:
-    return output_spec("summary", shape=shape, codec=codec, stage=None)
+    return output_spec("summary", coding=Coding(codec=codec, shape=shape), stage=None)
 
 
 def new_output(cache_uri: str, *, codec: Codec = "float16", shape: tuple[int, ...] = SHAPE) -> Output:

@@ -5,14 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from kd_ray.cache.codecs import encode
 from kd_ray.cache.commits import Commit
 from kd_ray.cache.target_set import Output
 from kd_ray.config.models import Codec
-from kd_ray.errors import CacheCorrupt, ExtractionError
+from kd_ray.errors import CacheCorrupt
 from tests.support.tiny_cache import IDS, SHAPE, UNIT, new_output, unit, values_of
 
 
@@ -125,36 +122,3 @@ def test_zeros_are_stored_like_any_other_value(tmp_path: Path) -> None:
     commit = output.collection.commits()[UNIT]
     assert {length for _, length in commit.arrays["values"].ranges} == {len(IDS) * SHAPE[0] * 2 + 4}
     assert not output.read(commit, view_index=1, sample_ids=IDS).any()
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("codec", ["float32", "float16"])
-def test_what_is_not_finite_is_refused_and_its_place_named(codec: Codec, bad: float) -> None:
-    values_VND = values_of(UNIT)
-    values_VND[1, 3, 2] = bad
-    with pytest.raises(ExtractionError, match=r"teacher summary: 1 of 10 outputs are not finite; .*: 1/3\."):
-        encode(values_VND, codec, what="teacher summary")
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_float16_overflow_is_refused_not_made_infinite(sign: int) -> None:
-    values_VND = values_of(UNIT)
-    values_VND[0, 0, 0] = sign * 65505
-    with pytest.raises(ExtractionError, match=r"6\.55e\+04 does not fit float16.*codec: float32"):
-        encode(values_VND, "float16", what="teacher summary")
-
-
-def test_the_largest_float16_fits() -> None:
-    values_VND = np.full((1, 1, 2), 65504, dtype=np.float32)
-    np.testing.assert_array_equal(encode(values_VND, "float16", what="x"), values_VND)
-
-
-finite = st.floats(-60000, 60000, width=32)
-
-
-@settings(max_examples=50)
-@given(st.lists(st.lists(finite, min_size=4, max_size=4), min_size=1, max_size=6))
-def test_float32_is_kept_bit_for_bit_and_float16_rounds_once(rows: list[list[float]]) -> None:
-    values_VND = np.array([rows], dtype=np.float32)
-    assert encode(values_VND, "float32", what="x").tobytes() == values_VND.astype("<f4").tobytes()
-    assert encode(values_VND, "float16", what="x").tobytes() == values_VND.astype(np.float16).astype("<f2").tobytes()

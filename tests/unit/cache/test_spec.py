@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kd_ray.cache.codecs import Coding
 from kd_ray.cache.spec import (
     Spec,
     explain_absence,
@@ -51,10 +52,10 @@ def test_whatever_decides_a_target_changes_the_fingerprint(other: Spec) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        output_spec("logits", shape=(3,), codec="float16", stage=None),
-        output_spec("summary", shape=(4,), codec="float16", stage=None),
-        output_spec("summary", shape=(3,), codec="float32", stage=None),
-        output_spec("summary", shape=(3,), codec="float16", stage=-1),
+        output_spec("logits", coding=Coding(codec="float16", shape=(3,)), stage=None),
+        output_spec("summary", coding=Coding(codec="float16", shape=(4,)), stage=None),
+        output_spec("summary", coding=Coding(codec="float32", shape=(3,)), stage=None),
+        output_spec("summary", coding=Coding(codec="float16", shape=(3,)), stage=-1),
     ],
     ids=["name", "shape", "codec", "stage"],
 )

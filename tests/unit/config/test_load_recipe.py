@@ -130,7 +130,8 @@ def test_all_mistakes_are_told_in_one_pass_each_with_its_place(tmp_path: Path) -
         (f"{line_of(path, 'cuont')}: views.cuont: unknown key; allowed here: policy, seed, count", "count"),
         (f"{line_of(path, 'kind: tim,')}: teacher.model.kind: got 'tim'; allowed: timm, cifar_resnet", "timm"),
         (
-            f"{line_of(path, 'float17')}: teacher.outputs.logits.codec: got 'float17'; allowed: float32, float16",
+            f"{line_of(path, 'float17')}: teacher.outputs.logits.codec: got 'float17'; "
+            "allowed: float32, float16, bfloat16, int8, uint8, top_k",
             "float16",
         ),
         (f"{line_of(path, 'depth: 9')}: student.model.depth: got 9; allowed: 8, 20, 32, 44, 56, 110", ""),

@@ -75,6 +75,16 @@ def test_a_loss_on_an_output_that_is_not_stored_is_refused_at_its_line(tmp_path:
     )
 
 
+def test_kd_at_a_temperature_that_top_k_logits_do_not_hold_is_refused(tmp_path: Path) -> None:
+    top_k = "teacher.outputs.logits={codec: top_k, k: 5}"
+    load_recipe(write(tmp_path, VALID), [top_k])
+    mistake = _only(tmp_path, VALID, top_k, "train.losses.0.temperature=3")
+    assert mistake == (
+        "command line: train.losses.0.temperature: does not fit together; teacher 'teacher' stores top_k logits for "
+        "temperatures 1, 2, 4; take one of them, or add 3 to its outputs.logits.temperatures."
+    )
+
+
 def test_kd_needs_logits(tmp_path: Path) -> None:
     mistake = _only(tmp_path, TWO_TEACHERS, "train.losses.0.teacher=other")
     assert "needs logits, which teacher 'other' does not store; it stores summary" in mistake
@@ -137,6 +147,14 @@ def test_batch_lanes_and_workers_must_divide_and_both_misfits_are_told(tmp_path:
         ("teacher.model.pretrained=false", "teacher", "a teacher with random weights teaches nothing"),
         ("teacher.weights=w.safetensors", "teacher", "both weights and model.pretrained are given"),
         ("teacher.outputs.logits=null", "teacher.outputs", "no output is asked for"),
+        ("teacher.outputs.logits={codec: top_k}", "teacher.outputs.logits", "top_k needs k"),
+        ("teacher.outputs.logits={k: 5}", "teacher.outputs.logits", "k and temperatures belong to codec: top_k"),
+        (
+            "teacher.outputs.logits={codec: top_k, k: 5, temperatures: [2]}",
+            "teacher.outputs.logits",
+            "temperatures must include 1, which evaluation reads; got [2.0]",
+        ),
+        ("teacher.outputs.summary={codec: uint8}", "teacher.outputs", "summary: codec uint8 is for logits; take int8"),
         ("teacher.input.std=[1,1,0]", "teacher.input", "std must be positive"),
         ("teacher.resources.min_workers=4", "teacher.resources", r"min_workers (4) must not exceed max_workers (1)"),
         ("teacher.resources.accelerators.L4.batch_size_per_worker=8", "teacher.resources", "but num_gpus is 0"),

@@ -1,0 +1,76 @@
+"""Means and deviations by channel, fixed before the first value is stored: the first created stays, whoever made it."""
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_ray.errors import CacheCorrupt
+from kd_ray.storage.base import canonical_json
+
+Floats = NDArray[np.float32]
+
+LEAST_SHARE = 1e-3  # of the mean deviation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """float32 [D] each; a channel that hardly varies counts as varying a thousandth as much as the mean channel."""
+
+    RECIPE: ClassVar[str] = "mean and deviation by channel 1"
+
+    mean_D: Floats
+    deviation_D: Floats
+
+    @staticmethod
+    def of(values: NDArray[Any]) -> "Calibration":
+        """Of values [..., D], in float64."""
+        rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        deviation_D = rows.std(axis=0)
+        least = LEAST_SHARE * deviation_D.mean() or 1.0
+        return Calibration(
+            mean_D=rows.mean(axis=0).astype(np.float32),
+            deviation_D=np.maximum(deviation_D, least).astype(np.float32),
+        )
+
+    def to_json(self) -> bytes:
+        """Canonical JSON; vectors as base64 of little-endian float32, and the crc32c of all of it."""
+        record = {"mean": _packed(self.mean_D), "deviation": _packed(self.deviation_D)}
+        return canonical_json({**record, "crc32c": google_crc32c.value(canonical_json(record))})
+
+    @staticmethod
+    def from_json(data: bytes, *, location: str) -> "Calibration":
+        """The inverse of `to_json`.
+
+        Raises:
+            CacheCorrupt: it is something else, or has changed since.
+        """
+        try:
+            record = _checked_record(data)
+            return Calibration(mean_D=_unpacked(record["mean"]), deviation_D=_unpacked(record["deviation"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CacheCorrupt(
+                f"{location}: is not a readable calibration: {error}. Restore it: no value of this output can be read "
+                "without it."
+            ) from error
+
+
+def _checked_record(data: bytes) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(data)
+    stored = record.pop("crc32c")
+    actual = google_crc32c.value(canonical_json(record))
+    if stored != actual:
+        raise ValueError(f"crc32c is {actual}, stored {stored}")
+    return record
+
+
+def _packed(vector_D: Floats) -> str:
+    return base64.b64encode(vector_D.astype("<f4").tobytes()).decode()
+
+
+def _unpacked(text: str) -> Floats:
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float32)
