@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from kd_ray.cli_cache import app as cache_app
 from kd_ray.config.load import load_recipe
 from kd_ray.run import exit_status, make_console
 from kd_ray.run import main as run_main
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.command("run")(run_main)
+app.add_typer(cache_app, name="cache")
 
 
 @app.callback()

@@ -134,11 +134,16 @@ class Collection:
         """The newest commit of every unit that exists."""
         newest: dict[Unit, int] = {}
         for name in self.storage.list(f"{self.folder}/commits"):
-            unit, generation = self._parse(name)
+            try:
+                unit, generation = parse_commit_name(name)
+            except ValueError as error:
+                raise CacheCorrupt(
+                    f"{self.location(name)}: is not the name of a commit record. Remove the file."
+                ) from error
             newest[unit] = max(generation, newest.get(unit, 0))
         units = sorted(newest)
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            return dict(zip(units, pool.map(lambda unit: self._read(unit, newest[unit]), units), strict=True))
+            return dict(zip(units, pool.map(lambda unit: self.read(unit, newest[unit]), units), strict=True))
 
     def pin(self, wanted: Sequence[Unit]) -> PinnedUnits:
         """The commits of the `wanted` units by (span, view).
@@ -155,14 +160,14 @@ class Collection:
             )
         return {(unit.span, view): commits[unit] for unit in wanted for view in range(unit.view_start, unit.view_stop)}
 
-    def is_committed(self, unit: Unit) -> bool:
-        """Whether the unit's first commit is there (one look-up)."""
-        return self.storage.exists(self._commit_name(unit, 0))
+    def is_committed(self, unit: Unit, *, generation: int = 0) -> bool:
+        """Whether the unit's commit of that generation is there (one look-up)."""
+        return self.storage.exists(self.commit_name(unit, generation))
 
-    def find(self, unit: Unit) -> Commit | None:
-        """The unit's first commit; None where there is none (one look-up)."""
+    def find(self, unit: Unit, *, generation: int = 0) -> Commit | None:
+        """The unit's commit of that generation; None where there is none (one look-up)."""
         try:
-            return self._read(unit, 0)
+            return self.read(unit, generation)
         except FileNotFoundError:
             return None
 
@@ -177,18 +182,19 @@ class Collection:
         arrays: Mapping[str, ArrayLayout] | None = None,
         statistics: Mapping[str, Any] | None = None,
         footers: Mapping[str, tuple[int, int]] | None = None,
+        generation: int = 0,
     ) -> bool:
         """Write one attempt and commit it; False if another attempt was first, whose data then stands.
 
         `footers` are (bytes, crc32c) of the ends of objects that readers parse without reading the whole. The objects
-        of a losing attempt are removed again.
+        of a losing attempt are removed again. A `generation` above 0 replaces the one before it.
         """
         folder = self._attempt_folder(unit, attempt)
         for name, data in objects.items():
             self.storage.write(f"{folder}/{name}", data)
         commit = Commit(
             unit=unit,
-            generation=0,
+            generation=generation,
             attempt=attempt,
             num_rows=num_rows,
             members_digest=members_digest,
@@ -197,32 +203,26 @@ class Collection:
             statistics=statistics or {},
             footers=footers or {},
         )
-        if self.storage.create(self._commit_name(unit, 0), commit.to_json()):
+        if self.storage.create(self.commit_name(unit, generation), commit.to_json()):
             return True
         # A client that never got the answer to its first try is told, when it tries again, that the object is there:
         # the commit that stands may be this very attempt's.
-        if self._read(unit, 0).attempt == attempt:
+        if self.read(unit, generation).attempt == attempt:
             return True
         self.storage.remove(folder)
         return False
 
-    def _attempt_folder(self, unit: Unit, attempt: str) -> str:
-        return f"{self.folder}/units/{unit.id}/{attempt}"
-
-    def _commit_name(self, unit: Unit, generation: int) -> str:
+    def commit_name(self, unit: Unit, generation: int) -> str:
+        """Where the commit record of a unit lies."""
         return f"{self.folder}/commits/{unit.id}.{generation}.json"
 
-    def _parse(self, name: str) -> tuple[Unit, int]:
-        try:
-            unit_id, generation = name.rsplit("/", 1)[-1].removesuffix(".json").rsplit(".", 1)
-            return Unit.from_id(unit_id), int(generation)
-        except ValueError as error:
-            raise CacheCorrupt(
-                f"{self.location(name)}: is not the name of a commit record. Remove the file."
-            ) from error
+    def read(self, unit: Unit, generation: int) -> Commit:
+        """One commit record.
 
-    def _read(self, unit: Unit, generation: int) -> Commit:
-        name = self._commit_name(unit, generation)
+        Raises:
+            CacheCorrupt: it is something else than its name says, or has changed since it was written.
+        """
+        name = self.commit_name(unit, generation)
         commit = Commit.from_json(self.storage.read(name), location=self.location(name))
         if (commit.unit, commit.generation) != (unit, generation):
             raise CacheCorrupt(
@@ -230,3 +230,18 @@ class Collection:
                 "Remove it and extract again."
             )
         return commit
+
+    def _attempt_folder(self, unit: Unit, attempt: str) -> str:
+        return f"{self.folder}/units/{unit.id}/{attempt}"
+
+
+def parse_commit_name(name: str) -> tuple[Unit, int]:
+    """Unit and generation of a commit record, from its name with or without folders.
+
+    Raises:
+        ValueError: it is the name of something else.
+    """
+    unit_id, generation = name.rsplit("/", 1)[-1].removesuffix(".json").rsplit(".", 1)
+    if int(generation) >= 0 and name.endswith(f".{int(generation)}.json"):
+        return Unit.from_id(unit_id), int(generation)
+    raise ValueError(f"{name!r} does not end in a generation")

@@ -3,9 +3,18 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 Names = list[str]  # an alias, since `list` is a method below
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a listing tells of one object; the time is that of its writing, in seconds since 1970."""
+
+    size_bytes: int
+    modified_s: float
 
 
 class Storage(Protocol):
@@ -33,6 +42,12 @@ class Storage(Protocol):
 
     def list(self, prefix: str) -> Names:
         """Sorted names of all objects anywhere below the folder `prefix` ("" for the root); [] where there is none."""
+
+    def inventory(self, prefix: str) -> dict[str, Stored]:
+        """What `list` names, sorted, with sizes and times, and the temporary files that killed writers left.
+
+        Raises StorageError where the protocol does not tell when objects were written.
+        """
 
     def folders(self, prefix: str) -> Names:
         """Sorted names (last part only) of the folders directly below `prefix`."""

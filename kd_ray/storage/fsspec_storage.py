@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any, BinaryIO
 
@@ -13,10 +14,11 @@ import fsspec
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from kd_ray.errors import StorageError
-from kd_ray.storage.base import Names, join
+from kd_ray.storage.base import Names, Stored, join
 from kd_ray.storage.redact import redacted, redacted_text
 
 CONDITIONAL_PROTOCOLS = frozenset({"s3", "s3a"})
+TIME_KEYS = ("LastModified", "last_modified", "mtime", "created")  # of S3, Azure, GCS and memory
 CONFLICT_PAUSES_S = (0.05, 0.2, 0.8, 2.0)
 
 
@@ -78,6 +80,24 @@ class FsspecStorage:
             found = self._fs.find(self._path(prefix))
         # an object of that very name is not below it
         return sorted(path[len(self._root) + 1 :] for path in found if path != self._path(prefix))
+
+    def inventory(self, prefix: str) -> dict[str, Stored]:
+        with self._named(prefix, "list"):
+            found = self._fs.find(self._path(prefix), detail=True)
+        return {
+            path[len(self._root) + 1 :]: Stored(int(entry["size"]), self._modified_s(path, entry))
+            for path, entry in sorted(found.items())
+            if path != self._path(prefix)
+        }
+
+    def _modified_s(self, path: str, entry: dict[str, Any]) -> float:
+        for key in TIME_KEYS:
+            match entry.get(key):
+                case datetime() as time_written:
+                    return time_written.timestamp()
+                case float() as seconds:
+                    return seconds
+        raise StorageError(f"{redacted(path)}: its storage does not tell when it was written, which is needed here.")
 
     def folders(self, prefix: str) -> Names:
         with self._named(prefix, "list"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kd_ray.errors import StorageError
-from kd_ray.storage.base import Names
+from kd_ray.storage.base import Names, Stored
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -43,13 +43,25 @@ class LocalStorage:
             return self.path(name).stat().st_size
 
     def list(self, prefix: str) -> Names:
-        # not rglob, which passes over folders that it may not read as if they were empty
-        names: Names = []
         with self._named(prefix, "list"):
-            for folder, _, files in os.walk(self.path(prefix), onerror=_unless_absent):
-                inside = Path(folder).relative_to(self.uri)
-                names += [(inside / file).as_posix() for file in files if not file.endswith(TEMPORARY_SUFFIX)]
-        return sorted(names)
+            return sorted(name for name in self._files(prefix) if not name.endswith(TEMPORARY_SUFFIX))
+
+    def inventory(self, prefix: str) -> dict[str, Stored]:
+        found: dict[str, Stored] = {}
+        with self._named(prefix, "list"):
+            for name in sorted(self._files(prefix)):
+                try:
+                    status = self.path(name).stat()
+                except FileNotFoundError:  # removed since it was listed
+                    continue
+                found[name] = Stored(status.st_size, status.st_mtime)
+        return found
+
+    def _files(self, prefix: str) -> Iterator[str]:
+        # not rglob, which passes over folders that it may not read as if they were empty
+        for folder, _, files in os.walk(self.path(prefix), onerror=_unless_absent):
+            inside = Path(folder).relative_to(self.uri)
+            yield from ((inside / file).as_posix() for file in files)
 
     def folders(self, prefix: str) -> Names:
         root = self.path(prefix)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -105,6 +106,18 @@ def test_nothing_is_below_an_object(storage: Storage) -> None:
     assert storage.list("a/object") == storage.folders("a/object") == []
 
 
+def test_an_inventory_has_the_size_and_time_of_what_a_list_names(storage: Storage) -> None:
+    before_s = time.time()
+    for name in ("a/z", "a/b/c", "ab/c"):
+        storage.write(name, name.encode())
+    found = storage.inventory("a")
+    assert list(found) == storage.list("a") == ["a/b/c", "a/z"]
+    assert [each.size_bytes for each in found.values()] == [5, 3]
+    # servers tell whole seconds, and have clocks of their own
+    assert all(abs(each.modified_s - before_s) < 60 for each in found.values())
+    assert storage.inventory("nowhere") == storage.inventory("a/z") == {}
+
+
 def test_folders_are_those_directly_below(storage: Storage) -> None:
     for name in ("a/y/1", "a/x/deep/2", "a/file", "other/z"):
         storage.write(name, b"x")
@@ -188,7 +201,9 @@ def test_a_crash_in_mid_write_leaves_nothing_listed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", killed_in_fsync, str(tmp_path)], check=False)
     assert done.returncode == 9
     assert any(path.is_file() for path in tmp_path.rglob("*"))  # the temporary file is there,
-    assert open_storage(str(tmp_path)).list("") == []  # and is no object
+    assert open_storage(str(tmp_path)).list("") == []  # and is no object,
+    (left,) = open_storage(str(tmp_path)).inventory("")  # but can be found to be removed
+    assert left.endswith(".partial")
     assert open_storage(str(tmp_path)).create("a/commit", b"whole")
 
 

@@ -1,0 +1,1 @@
+"""The `kd-ray cache` commands, one module each."""

@@ -1,0 +1,85 @@
+"""`kd-ray cache`: what each command prints and ends with, without Ray and without torch."""
+
+import json
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from tests.support.processes import run
+from tests.support.whole_cache import WholeCache, write_cache
+
+# What an installed kd-ray does, and then the names of heavy packages that it has loaded.
+PROGRAM = """
+import sys
+from kd_ray.cli import main
+try:
+    main()
+finally:
+    print("loaded:", sorted({"torch", "torchvision", "timm", "ray"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> WholeCache:
+    return write_cache(str(tmp_path / "cache"))
+
+
+def kd_ray_cache(*arguments: object, status: int = 0) -> CompletedProcess[str]:
+    done = run([sys.executable, "-c", PROGRAM, "cache", *map(str, arguments)])
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_ls_has_a_line_for_every_view_set_and_output(cache: WholeCache) -> None:
+    done = kd_ray_cache("ls", cache.uri)
+    assert all(path in done.stdout for path in cache.paths())
+    assert done.stdout.count("complete") == 2
+    assert done.stderr == "loaded: []\n"
+
+
+def test_ls_as_json_is_json_alone(cache: WholeCache) -> None:
+    told = json.loads(kd_ray_cache("ls", cache.uri, "--json").stdout)
+    assert {each["name"]: each["units"] for each in told["entries"]} == dict.fromkeys(cache.paths(), 2)
+    assert told["findings"] == []
+
+
+def test_ls_names_what_is_damaged_and_lists_the_rest(cache: WholeCache) -> None:
+    damaged = Path(cache.uri, cache.path_of("summary"), "output.json")
+    damaged.write_text("{")
+    done = kd_ray_cache("ls", cache.uri)
+    assert f"{damaged}: is not a kd_ray identity file" in words(done.stdout)
+    assert cache.path_of("logits") in done.stdout
+
+
+def test_show_has_identity_statistics_and_units(cache: WholeCache) -> None:
+    told = json.loads(kd_ray_cache("show", cache.uri, "summary", "--json").stdout)
+    assert told["name"] == cache.path_of("summary")
+    assert told["identity"]["codec"] == "float32"
+    assert told["target_set"]["teacher"] == {"weights": "w0"}
+    assert told["statistics"]["channels"] == 3
+    assert told["statistics"]["values_per_channel"] == 20
+    assert [each["rows"] for each in told["units"].values()] == [5, 5]
+    assert "2 units, 20 views" in kd_ray_cache("show", cache.uri, "summary").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("ls", "NOWHERE"), "holds no cache"),
+        (("show", "CACHE", "nothing"), "nothing in this cache is called nothing"),
+        (("show", "CACHE", "targets"), "Give more of the name"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_paragraph(cache: WholeCache, arguments: tuple[str, ...], told: str) -> None:
+    places = {"CACHE": cache.uri, "NOWHERE": f"{cache.uri}/nowhere"}
+    done = kd_ray_cache(*(places.get(each, each) for each in arguments), status=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert told in done.stderr
