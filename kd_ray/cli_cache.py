@@ -11,6 +11,7 @@ app = typer.Typer(no_args_is_help=True, help="Look into a cache, check it, clean
 Uri = Annotated[str, typer.Argument(metavar="URI", help="the location of the cache: a recipe's cache.uri")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="a name that `kd-ray cache ls` gives, or a part of one")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there")]
+SECONDS_A_DAY = 86_400
 UNCHANGED = "nothing was changed"
 
 
@@ -32,3 +33,46 @@ def show(uri: Uri, name: Name, as_json: AsJson = False) -> None:
         from pipelines.cache.show import show_entry
 
         show_entry(uri, name, console=console, as_json=as_json)
+
+
+@app.command()
+def verify(
+    uri: Uri,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="only what has this in its name")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read everything that is committed and compare it with its records; exit status 1 where anything is off."""
+    console = make_console()
+    with exit_status(console, interrupted=UNCHANGED):
+        from pipelines.cache.verify import verify_cache
+
+        status = verify_cache(uri, name, console=console, as_json=as_json)
+    raise SystemExit(status)
+
+
+@app.command()
+def gc(
+    uri: Uri,
+    yes: Annotated[bool, typer.Option("--yes", help="remove it; without this it is only listed")] = False,
+    older_than: Annotated[
+        float,
+        typer.Option(min=0.0, metavar="DAYS", help="spare what was written in the last DAYS: a run may be at work"),
+    ] = 1.0,
+    target_set: Annotated[
+        str | None, typer.Option(help="also this target set, and its views where no other uses them")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List, and with --yes remove, what no reader looks at: attempts without a commit, superseded ones, leftovers."""
+    console = make_console()
+    with exit_status(console, interrupted="some of it may be gone, the same command removes the rest"):
+        from pipelines.cache.gc import collect_garbage
+
+        collect_garbage(
+            uri,
+            older_than_s=older_than * SECONDS_A_DAY,
+            target_set=target_set,
+            remove=yes,
+            console=console,
+            as_json=as_json,
+        )

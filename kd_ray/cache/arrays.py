@@ -56,11 +56,16 @@ def encode_group(arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> 
 def layout_of(objects: Mapping[str, bytes], name: str, values: Array) -> ArrayLayout:
     """The layout of the array `name` in an encoded group, read from the index at the end of its shard."""
     object_name = f"{name}/c/" + "/".join("0" for _ in values.shape)
-    num_views = values.shape[0]
-    data = objects[object_name]
-    index = struct.unpack(f"<{2 * num_views}Q", data[-(16 * num_views + CRC_BYTES) : -CRC_BYTES])
-    ranges = tuple((index[2 * i], index[2 * i + 1]) for i in range(num_views))
+    ranges = ranges_of(objects[object_name], values.shape[0])
     return ArrayLayout(object_name=object_name, dtype=values.dtype.str, shape=values.shape, ranges=ranges)
+
+
+def ranges_of(data: bytes, num_views: int) -> tuple[tuple[int, int], ...]:
+    """The ranges that the index at the end of a shard gives; none where the shard is too short to have it."""
+    if len(data) < 16 * num_views + CRC_BYTES:
+        return ()
+    index = struct.unpack(f"<{2 * num_views}Q", data[-(16 * num_views + CRC_BYTES) : -CRC_BYTES])
+    return tuple((index[2 * i], index[2 * i + 1]) for i in range(num_views))
 
 
 def decode_view(data: bytes | memoryview, layout: ArrayLayout, *, location: str) -> Array:

@@ -68,20 +68,32 @@ class Output:
         """
         if not self.coding.needs_calibration:
             return None
-        name = f"{self.collection.folder}/{CALIBRATION_FILE}"
         try:
-            data = self.collection.storage.read(name)
+            data = self.collection.storage.read(f"{self.collection.folder}/{CALIBRATION_FILE}")
         except FileNotFoundError:
             return None
-        return Calibration.from_json(data, location=self.collection.location(name))
+        return Calibration.from_json(data, location=self.calibration_location)
+
+    @property
+    def calibration_location(self) -> str:
+        """The full address of the calibration, for messages."""
+        return self.collection.location(f"{self.collection.folder}/{CALIBRATION_FILE}")
 
     def calibrate(self, values: NDArray[np.float32]) -> None:
         """Fix the calibration from values [..., D] where none is fixed yet: the first one stays."""
         calibration = Calibration.of(values)
         self.collection.storage.create(f"{self.collection.folder}/{CALIBRATION_FILE}", calibration.to_json())
 
-    def write(self, unit: Unit, values_VND: NDArray[np.float32], sample_ids: SampleIds, *, attempt: str) -> bool:
-        """Store the unit's values [view, sample, …]; False if another attempt had committed it before.
+    def write(
+        self,
+        unit: Unit,
+        values_VND: NDArray[np.float32],
+        sample_ids: SampleIds,
+        *,
+        attempt: str,
+        generation: int = 0,
+    ) -> bool:
+        """Store the unit's values [view, sample, …]; False if another attempt had committed that generation before.
 
         Where the codec needs a calibration and there is none, it is made from these values.
 
@@ -107,6 +119,7 @@ class Output:
             members_digest=members_digest(sample_ids),
             arrays={name: layout_of(objects, name, array) for name, array in arrays.items()},
             statistics=ChannelStatistics.of(values_VND).to_json(),
+            generation=generation,
         )
 
     def _fixed_calibration(self, values_VND: NDArray[np.float32]) -> Calibration | None:

@@ -8,6 +8,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.support.processes import run
+from tests.support.tiny_cache import UNIT
 from tests.support.whole_cache import WholeCache, write_cache
 
 # What an installed kd-ray does, and then the names of heavy packages that it has loaded.
@@ -83,3 +84,61 @@ def test_what_cannot_be_done_is_told_in_one_paragraph(cache: WholeCache, argumen
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert told in done.stderr
+
+
+def damage(cache: WholeCache) -> Path:
+    """One byte of a stored value."""
+    (path,) = Path(cache.uri, cache.path_of("summary"), "units", UNIT.id).glob("*/values/c/0/0/0")
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def test_verify_ends_with_1_where_anything_is_off(cache: WholeCache) -> None:
+    done = kd_ray_cache("verify", cache.uri)
+    assert "6 units" in done.stdout
+    assert "all as written" in done.stdout
+    assert done.stderr == "loaded: []\n"
+    path = damage(cache)
+    done = kd_ray_cache("verify", cache.uri, status=1)
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"{path}: "))
+    assert "crc32c is" in line
+    assert "kd-ray cache repair" in line
+    told = json.loads(kd_ray_cache("verify", cache.uri, "--json", status=1).stdout)
+    assert [each["object"] for each in told["findings"]] == [str(path)]
+
+
+def test_verify_of_a_part_is_of_that_part(cache: WholeCache) -> None:
+    damage(cache)
+    assert json.loads(kd_ray_cache("verify", cache.uri, "logits", "--json").stdout)["units"] == 2
+    kd_ray_cache("verify", cache.uri, "summary", status=1)
+    identity = Path(cache.uri, cache.path_of("logits"), "output.json")
+    identity.write_text("{}")
+    done = kd_ray_cache("verify", cache.uri, "logits", status=1)
+    assert str(identity) in done.stdout
+
+
+def test_gc_removes_only_with_yes(cache: WholeCache) -> None:
+    left = Path(cache.uri, cache.path_of("summary"), "units", UNIT.id, "dead", "zarr.json")
+    left.parent.mkdir()
+    left.write_text("left")
+    assert "nothing to remove" in kd_ray_cache("gc", cache.uri).stdout  # it is younger than a day
+    done = kd_ray_cache("gc", cache.uri, "--older-than", 0)
+    assert "4 B would go; nothing was removed" in done.stdout
+    assert left.exists()
+    told = json.loads(kd_ray_cache("gc", cache.uri, "--older-than", 0, "--yes", "--json").stdout)
+    assert told["removed"] is True
+    assert [(each["bytes"], each["reason"]) for each in told["garbage"]] == [(4, "an attempt that no commit names")]
+    assert not left.exists()
+    kd_ray_cache("verify", cache.uri)
+
+
+def test_gc_takes_a_target_set_that_is_named(cache: WholeCache) -> None:
+    other = write_cache(cache.uri, teacher="other", weights="w1")
+    kd_ray_cache("gc", cache.uri, "--target-set", "other", "--yes")
+    told = json.loads(kd_ray_cache("ls", cache.uri, "--json").stdout)
+    assert {each["name"] for each in told["entries"]} == set(cache.paths())
+    assert not set(other.paths()[1:]) & set(cache.paths())
+    kd_ray_cache("verify", cache.uri)
+    kd_ray_cache("gc", cache.uri, "--target-set", "other", "--yes", status=2)

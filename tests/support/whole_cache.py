@@ -3,6 +3,7 @@
 Its view set is that of nothing real: rows without operations, digests made up.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kd_ray.cache.codecs import Coding
@@ -47,21 +48,29 @@ def view_rows(of: Unit, sample_ids: SampleIds = IDS) -> list[ViewRow]:
     ]
 
 
+SPECS = {
+    "summary": output_spec("summary", coding=Coding(codec="float32", shape=SHAPE), stage=None),
+    "logits": output_spec("logits", coding=Coding(codec="int8", shape=SHAPE), stage=None),
+}
+
+
 def write_cache(
-    uri: str, *, units: tuple[Unit, ...] = UNITS, teacher: str = "teacher", weights: str = "w0", seed: int = 0
+    uri: str,
+    *,
+    units: Sequence[Unit] = UNITS,
+    teacher: str = "teacher",
+    weights: str = "w0",
+    seed: int = 0,
+    outputs: Sequence[str] = tuple(SPECS),
 ) -> WholeCache:
     view_set = Spec(name="plain-train", identity={"corpus_id": "c0", "policy": {"operations": []}, "seed": seed})
     target_set = target_set_spec(
         teacher, teacher={"weights": weights}, view_set_fingerprint=view_set.fingerprint, corpus_id="c0"
     )
-    specs = {
-        "summary": output_spec("summary", coding=Coding(codec="float32", shape=SHAPE), stage=None),
-        "logits": output_spec("logits", coding=Coding(codec="int8", shape=SHAPE), stage=None),
-    }
     views = open_view_store(uri, view_set, grid=Grid(unit_row_groups=2, unit_views=2))
-    outputs = {name: open_output(uri, target_set, spec, create=True) for name, spec in specs.items()}
+    opened = {name: open_output(uri, target_set, SPECS[name], create=True) for name in outputs}
     for each in units:
         views.write(each, view_rows(each), IDS, attempt="a0")
-        for output in outputs.values():
+        for output in opened.values():
             output.write(each, values_of(each), IDS, attempt="a0")
-    return WholeCache(uri, views, outputs)
+    return WholeCache(uri, views, opened)
