@@ -76,3 +76,19 @@ def gc(
             console=console,
             as_json=as_json,
         )
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="A", help="a folder of a cache: CACHE/views/… or CACHE/targets/…")],
+    new: Annotated[str, typer.Argument(metavar="B", help="another, of the same or another cache")],
+    show_all: Annotated[bool, typer.Option("--all", help="every difference, not the first alone")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name the first field by which two view sets, target sets or outputs differ; exit status 1 where one does."""
+    console = make_console()
+    with exit_status(console, interrupted=UNCHANGED):
+        from pipelines.cache.diff import compare
+
+        status = compare(old, new, show_all=show_all, console=console, as_json=as_json)
+    raise SystemExit(status)

@@ -142,3 +142,29 @@ def test_gc_takes_a_target_set_that_is_named(cache: WholeCache) -> None:
     assert not set(other.paths()[1:]) & set(cache.paths())
     kd_ray_cache("verify", cache.uri)
     kd_ray_cache("gc", cache.uri, "--target-set", "other", "--yes", status=2)
+
+
+def test_diff_names_the_first_field_or_all_of_them(cache: WholeCache, tmp_path: Path) -> None:
+    other = write_cache(str(tmp_path / "other"), weights="w1", seed=1)
+    places = [f"{each.uri}/{each.path_of('summary')}" for each in (cache, other)]
+    done = kd_ray_cache("diff", *places, status=1)
+    assert done.stdout.splitlines() == [
+        "target_set.teacher.weights: 'w0' -> 'w1'",
+        "and 1 more (--all shows them)",
+    ]
+    done = kd_ray_cache("diff", *places, "--all", status=1)
+    assert done.stdout.splitlines()[1:] == ["target_set.view_set.seed: 0 -> 1"]
+    told = json.loads(kd_ray_cache("diff", *places, "--json", status=1).stdout)
+    assert told["differences"] == [{"field": "target_set.teacher.weights", "old": "w0", "new": "w1"}]
+    assert "no difference" in kd_ray_cache("diff", places[0], places[0]).stdout
+
+
+def test_diff_of_outputs_is_of_how_they_are_stored_first(cache: WholeCache) -> None:
+    target_set = f"{cache.uri}/targets/{cache.outputs['summary'].target_set.folder}"
+    done = kd_ray_cache("diff", f"{target_set}/summary", f"{target_set}/logits", status=1)
+    assert done.stdout.startswith("calibration: '(absent)' -> ")
+
+
+def test_diff_of_something_else_is_refused(cache: WholeCache) -> None:
+    for place, told in ((cache.uri, "got no folder of a cache"), (f"{cache.uri}/views/other", "Give one of these")):
+        assert told in kd_ray_cache("diff", place, place, status=2).stderr
