@@ -1,9 +1,11 @@
 """The `kd-ray cache` commands: what is in a cache, whether it is whole, and what may go."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kd_ray.config.load import load_recipe
 from kd_ray.run import exit_status, make_console
 
 app = typer.Typer(no_args_is_help=True, help="Look into a cache, check it, clean it.")
@@ -91,4 +93,20 @@ def diff(
         from pipelines.cache.diff import compare
 
         status = compare(old, new, show_all=show_all, console=console, as_json=as_json)
+    raise SystemExit(status)
+
+
+@app.command()
+def repair(
+    recipe: Annotated[Path, typer.Argument(help="the recipe that the cache is used by, a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="dotted overrides")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify what a recipe uses of its cache, and compute exactly the units that are damaged again."""
+    console = make_console()
+    with exit_status(console, interrupted="what was committed is kept, the same command goes on from there"):
+        loaded = load_recipe(recipe, overrides or [])
+        from pipelines.cache.repair import repair_cache
+
+        status = repair_cache(loaded, console=console, as_json=as_json)
     raise SystemExit(status)

@@ -79,7 +79,7 @@ def decode_view(data: bytes | memoryview, layout: ArrayLayout, *, location: str)
     if len(data) != num_bytes + CRC_BYTES:
         raise CacheCorrupt(
             f"{location}: got {len(data)} bytes for one view, expected {num_bytes + CRC_BYTES}; the object is "
-            "truncated or not the one that was committed. Remove the unit's commit and run extract again."
+            "truncated or not the one that was committed. Run kd-ray cache repair with this recipe."
         )
     view = memoryview(data)
     stored = int.from_bytes(view[num_bytes:], "little")
@@ -87,6 +87,6 @@ def decode_view(data: bytes | memoryview, layout: ArrayLayout, *, location: str)
     if stored != actual:
         raise CacheCorrupt(
             f"{location}: crc32c is {actual:08x}, stored {stored:08x}; the bytes have changed since they were written. "
-            "Remove the unit's commit and run extract again."
+            "Run kd-ray cache repair with this recipe."
         )
     return np.frombuffer(view[:num_bytes], dtype=dtype).reshape(layout.shape[1:])

@@ -97,7 +97,7 @@ class Commit:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CacheCorrupt(
-                f"{location}: is not a readable commit record: {error}. Remove it and extract again."
+                f"{location}: is not a readable commit record: {error}. Run kd-ray cache repair with this recipe."
             ) from error
 
 
@@ -132,6 +132,17 @@ class Collection:
 
     def commits(self) -> dict[Unit, Commit]:
         """The newest commit of every unit that exists."""
+        newest = self.newest_generations()
+        units = sorted(newest)
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            return dict(zip(units, pool.map(lambda unit: self.read(unit, newest[unit]), units), strict=True))
+
+    def newest_generations(self) -> dict[Unit, int]:
+        """The units that exist and the generation that counts of each, from the names of the records alone.
+
+        Raises:
+            CacheCorrupt: something else lies among them.
+        """
         newest: dict[Unit, int] = {}
         for name in self.storage.list(f"{self.folder}/commits"):
             try:
@@ -141,9 +152,7 @@ class Collection:
                     f"{self.location(name)}: is not the name of a commit record. Remove the file."
                 ) from error
             newest[unit] = max(generation, newest.get(unit, 0))
-        units = sorted(newest)
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            return dict(zip(units, pool.map(lambda unit: self.read(unit, newest[unit]), units), strict=True))
+        return newest
 
     def pin(self, wanted: Sequence[Unit]) -> PinnedUnits:
         """The commits of the `wanted` units by (span, view).
@@ -227,7 +236,7 @@ class Collection:
         if (commit.unit, commit.generation) != (unit, generation):
             raise CacheCorrupt(
                 f"{self.location(name)}: holds the record of {commit.unit.id}.{commit.generation}. "
-                "Remove it and extract again."
+                "Run kd-ray cache repair with this recipe."
             )
         return commit
 

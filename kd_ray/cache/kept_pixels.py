@@ -90,7 +90,4 @@ def read_kept(
 
 def damaged(location: str, what: str) -> CacheCorrupt:
     """The error for an object of kept pixels that cannot be read as it was committed."""
-    return CacheCorrupt(
-        f"{location}: damaged: {what.rstrip('.')}. Restore it, or remove the unit's commits (views and targets) "
-        "and run extract again."
-    )
+    return CacheCorrupt(f"{location}: damaged: {what.rstrip('.')}. Run kd-ray cache repair with this recipe.")

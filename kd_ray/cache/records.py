@@ -57,7 +57,12 @@ def read_records(collection: Collection, *, listed: Mapping[str, Stored] | None 
             return collection.read(unit, generation)
         except (CacheCorrupt, StorageError, FileNotFoundError) as error:
             location = collection.location(collection.commit_name(unit, generation))
-            cause = str(error).removeprefix(f"{location}: ").removesuffix("Remove it and extract again.").rstrip()
+            cause = (
+                str(error)
+                .removeprefix(f"{location}: ")
+                .removesuffix("Run kd-ray cache repair with this recipe.")
+                .rstrip()
+            )
             return Finding(location=location, problem=f"{cause} {REPAIR}", unit=unit)
 
     units = sorted(generations)

@@ -154,7 +154,7 @@ class Output:
             data = self.collection.storage.read_range(name, offset=offset, length=length)
         except FileNotFoundError as error:
             raise CacheCorrupt(
-                f"{location}: is missing, though its unit is committed. Remove the commit, extract again."
+                f"{location}: is missing, though its unit is committed. Run kd-ray cache repair with this recipe."
             ) from error
         return decode_view(data, layout, location=location)
 

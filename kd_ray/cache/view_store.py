@@ -37,7 +37,7 @@ class ViewStore:
 
     def units(self) -> list[Unit]:
         """The units that have been committed."""
-        return list(self.collection.commits())
+        return sorted(self.collection.newest_generations())
 
     def write(
         self,
@@ -47,6 +47,7 @@ class ViewStore:
         *,
         attempt: str,
         pixels: Sequence[bytes] | None = None,
+        generation: int = 0,
     ) -> bool:
         """Store the params and proofs of a unit's views, view by view, and their `pixels` where they are kept; False if
         another attempt was first.
@@ -62,6 +63,7 @@ class ViewStore:
             num_rows=len(sample_ids),
             members_digest=members_digest(sample_ids),
             footers=footers,
+            generation=generation,
         )
 
     def proofs(self, commit: Commit, view_index: int) -> list[Proof]:
@@ -79,12 +81,14 @@ class ViewStore:
         try:
             data = self.collection.storage.read(name)
         except FileNotFoundError as error:
-            raise CacheCorrupt(f"{location}: is missing, though its unit is committed. Remove the commit.") from error
+            raise CacheCorrupt(
+                f"{location}: is missing, though its unit is committed. Run kd-ray cache repair with this recipe."
+            ) from error
         size, crc = commit.objects[VIEWS_OBJECT]
         if (len(data), google_crc32c.value(data)) != (size, crc):
             raise CacheCorrupt(
                 f"{location}: does not match its commit record ({len(data)} bytes, {size} committed). "
-                "Remove the unit's commit and run extract again."
+                "Run kd-ray cache repair with this recipe."
             )
         return decode_views(data, view_index=view_index)
 

@@ -1,7 +1,7 @@
 """Everything one extraction worker needs, in a form that travels to another machine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kd_ray.cache.plan import Grid
 from kd_ray.cache.spec import Spec
@@ -13,7 +13,7 @@ from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress
 from kd_ray.errors import FingerprintMismatch
 from kd_ray.extraction.rendering import FarRendering, UnitRenderer
-from kd_ray.extraction.unit import UnitExtractor
+from kd_ray.extraction.unit import Generations, UnitExtractor
 from kd_ray.teachers.frozen import FrozenTeacher
 
 
@@ -36,6 +36,7 @@ class ExtractJob:
     grid: Grid
     target_set: Spec
     outputs: Mapping[str, Spec]
+    generations: Generations = field(default_factory=dict)
 
     def batch_size_on(self, accelerator: str | None) -> int:
         """Views that go through the teacher at once, on a node with that accelerator type."""
@@ -93,5 +94,6 @@ def build_extractor(
         batch_size=batch_size,
         kept=job.kept,
         verify_one_in=job.verify_one_in,
+        generations=job.generations,
         far=far,
     )

@@ -18,6 +18,7 @@ from kd_ray.corpus.source import SplitName
 from kd_ray.errors import ExtractionError, RecipeError
 from kd_ray.extraction.job import ExtractJob
 from kd_ray.extraction.masks import refuse_without_masks
+from kd_ray.extraction.unit import VIEWS
 from kd_ray.teachers.identity import teacher_identity
 from kd_ray.views import max_kept_bytes, view_set_identity
 
@@ -258,12 +259,14 @@ def plan_targets(
     sizes = {name: size for name, size in bytes_per_view(teacher.config, teacher.shapes).items() if name in outputs}
     _refuse_huge_units(view_set, sizes, teacher=teacher.name)
     without_output: set[Unit] = set()
-    for spec in specs.values():
+    generations: dict[str, Mapping[Unit, int]] = {}
+    for name, spec in specs.items():
         output = find_output(cache_uri, target_set, spec)
-        commits = output.collection.commits() if output is not None else {}
-        without_output |= set(missing_units(view_set.units, commits))
+        generations[name] = output.collection.newest_generations() if output is not None else {}
+        without_output |= set(missing_units(view_set.units, generations[name]))
     store = find_view_store(cache_uri, view_set.spec)
-    without_views = set(missing_units(view_set.units, store.units() if store is not None else []))
+    generations[VIEWS] = store.collection.newest_generations() if store is not None else {}
+    without_views = set(missing_units(view_set.units, generations[VIEWS]))
     return TargetPlan(
         job=ExtractJob(
             teacher_name=teacher.name,
@@ -282,6 +285,10 @@ def plan_targets(
             grid=view_set.grid,
             target_set=target_set,
             outputs=specs,
+            generations={
+                name: {unit.id: generation for unit, generation in newest.items() if generation}
+                for name, newest in generations.items()
+            },
         ),
         view_set=view_set,
         missing=tuple(unit for unit in view_set.units if unit in without_output | without_views),

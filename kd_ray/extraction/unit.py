@@ -27,6 +27,10 @@ from kd_ray.extraction.unit_views import Described, count_rounded
 from kd_ray.teachers.frozen import FrozenTeacher
 
 Result = TypeVar("Result")
+# Which generation of a unit (by its id) counts, of an output or of VIEWS, and is written where it is not there; 0, the
+# first, where nothing is said.
+Generations = Mapping[str, Mapping[str, int]]
+VIEWS = "views"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,7 @@ class UnitExtractor:
         batch_size: int,
         kept: KeptFormat | None,
         verify_one_in: int,
+        generations: Generations,
         far: FarRendering | None = None,
     ) -> None:
         self._teacher = teacher
@@ -74,6 +79,7 @@ class UnitExtractor:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="render")
         self._batch_size = batch_size
         self._kept = kept
+        self._generations = generations
         self._far = far
         self._renderer = UnitRenderer(
             corpus=corpus,
@@ -94,8 +100,12 @@ class UnitExtractor:
             ViewMismatch, CacheCorrupt: the views that are stored are not those of this corpus, or cannot be read.
         """
         start_s = time.perf_counter()
-        missing = {name: output for name, output in self._outputs.items() if not output.collection.is_committed(unit)}
-        views_commit = self._view_store.collection.find(unit)
+        missing = {
+            name: output
+            for name, output in self._outputs.items()
+            if not output.collection.is_committed(unit, generation=self._generation(name, unit))
+        }
+        views_commit = self._view_store.collection.find(unit, generation=self._generation(VIEWS, unit))
         if not missing and views_commit is not None:
             num_rows = len(self._renderer.sample_ids(unit.span))
             return _report(unit, start_s=start_s, num_rows=num_rows, forwards=0, rounded=0, wait_s=0.0, written=0)
@@ -107,7 +117,8 @@ class UnitExtractor:
         if views_commit is None:
             rounded += self._write_views(unit, described, source.sample_ids, attempt=attempt)
         for name, output in missing.items():
-            output.write(unit, values[name], source.sample_ids, attempt=attempt)
+            generation = self._generation(name, unit)
+            output.write(unit, values[name], source.sample_ids, attempt=attempt, generation=generation)
         return _report(
             unit,
             start_s=start_s,
@@ -126,6 +137,7 @@ class UnitExtractor:
 
     def _write_views(self, unit: Unit, described: list[Described], sample_ids: SampleIds, *, attempt: str) -> int:
         """Commit the views; where another attempt was first, how many of its views differ from these by rounding."""
+        generation = self._generation(VIEWS, unit)
         pixels = [each.pixels for each in described if each.pixels is not None]
         written = self._view_store.write(
             unit,
@@ -133,12 +145,16 @@ class UnitExtractor:
             sample_ids,
             attempt=attempt,
             pixels=None if self._kept is None else pixels,
+            generation=generation,
         )
         if written:
             return 0
-        first = self._view_store.collection.find(unit)
+        first = self._view_store.collection.find(unit, generation=generation)
         assert first is not None, "a lost race has a winner"
         return count_rounded(described, self._view_store.rows(first))
+
+    def _generation(self, name: str, unit: Unit) -> int:
+        return self._generations.get(name, {}).get(unit.id, 0)
 
     def _compute(
         self, unit: Unit, source: "_NearRows | _FarRows", *, infer: bool

@@ -7,12 +7,12 @@ from pipelines.context import Run, key_of
 from pipelines.stages.plan import CachePlan
 
 
-def extract_targets(run: Run, plan: CachePlan) -> None:
-    """Compute and commit what is missing; the teachers' forward passes are counted."""
+def extract_targets(run: Run, plan: CachePlan, *, stage: str = "extract") -> None:
+    """Compute and commit what is missing, for `stage`; the teachers' forward passes are counted."""
     key = key_of(targets=[each.job.target_set.fingerprint for each in plan.all])
     missing = [each for each in plan.all if each.missing]
     if not missing:
-        run.committed_outcome("extract", key=key, detail=describe(forwards=0, num_bytes=stored_bytes(plan), rounded=0))
+        run.committed_outcome(stage, key=key, detail=describe(forwards=0, num_bytes=stored_bytes(plan), rounded=0))
         return
 
     def do(meter: Meter) -> tuple[None, int, str]:
@@ -31,7 +31,7 @@ def extract_targets(run: Run, plan: CachePlan) -> None:
         told = describe(forwards=tally.forwards, num_bytes=stored_bytes(plan), rounded=tally.rounded)
         return None, tally.views, told
 
-    run.work("extract", do, key=key, unit="views")
+    run.work(stage, do, key=key, unit="views")
 
 
 class _Tally:
