@@ -110,3 +110,19 @@ def repair(
 
         status = repair_cache(loaded, console=console, as_json=as_json)
     raise SystemExit(status)
+
+
+@app.command()
+def fidelity(
+    uri: Uri,
+    name: Name,
+    samples: Annotated[int | None, typer.Option(help="how many views to measure; without it about 2,000")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what each codec would do to an output's values, and what it would cost; best of one stored as float32."""
+    console = make_console()
+    with exit_status(console, interrupted=UNCHANGED):
+        from pipelines.cache.fidelity import DEFAULT_SAMPLES, measure_fidelity
+
+        num_samples = DEFAULT_SAMPLES if samples is None else samples
+        measure_fidelity(uri, name, num_samples=num_samples, console=console, as_json=as_json)

@@ -146,6 +146,11 @@ class Output:
             if name != SAMPLE_IDS
         }
 
+    def sample_ids(self, commit: Commit) -> SampleIds:
+        """The samples of a unit in the order of its rows, as stored beside the values; raises what reading does."""
+        # one range, whatever the number of views
+        return self._read_array(commit, commit.arrays[SAMPLE_IDS], view_index=commit.unit.view_start)[:]
+
     def _read_array(self, commit: Commit, layout: ArrayLayout, *, view_index: int) -> Array:
         offset, length = layout.ranges[view_index - commit.unit.view_start]
         name = self.collection.object_name(commit, layout.object_name)

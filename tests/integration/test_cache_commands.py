@@ -168,3 +168,21 @@ def test_diff_of_outputs_is_of_how_they_are_stored_first(cache: WholeCache) -> N
 def test_diff_of_something_else_is_refused(cache: WholeCache) -> None:
     for place, told in ((cache.uri, "got no folder of a cache"), (f"{cache.uri}/views/other", "Give one of these")):
         assert told in kd_ray_cache("diff", place, place, status=2).stderr
+
+
+def test_fidelity_measures_every_codec_on_what_is_stored(cache: WholeCache) -> None:
+    told = json.loads(kd_ray_cache("fidelity", cache.uri, "summary", "--json").stdout)
+    assert (told["stored_as"], told["views"]) == ("float32", 20)
+    assert [each["codec"] for each in told["codecs"]] == ["float32", "float16", "bfloat16", "int8"]
+    by_codec = {each["codec"]: each for each in told["codecs"]}
+    assert by_codec["float16"]["nmse"] == {"mean": 0.0, "worst_channel": 0.0}  # eighths are exact there
+    assert 0 < by_codec["int8"]["nmse"]["mean"] < 1e-3
+    assert json.loads(kd_ray_cache("fidelity", cache.uri, "summary", "--samples", 5, "--json").stdout)["views"] == 5
+    table = kd_ray_cache("fidelity", cache.uri, "logits").stdout
+    assert "These are stored as int8" in words(table)
+    assert "uint8" in table
+
+
+def test_fidelity_of_what_is_no_output_is_refused(cache: WholeCache) -> None:
+    assert "Give more of the name" in kd_ray_cache("fidelity", cache.uri, "views", status=2).stderr
+    assert "--samples: got 0" in kd_ray_cache("fidelity", cache.uri, "summary", "--samples", 0, status=2).stderr
