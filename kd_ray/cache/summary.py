@@ -72,13 +72,13 @@ def _line(path: str, entry: Entry, records: Records, of_view_set: Mapping[str, R
 
 
 def what_it_is(entry: Entry) -> str:
-    """For people: the teacher's model and how an output is stored, or the views' split and seed."""
+    """For people: the teacher's model and how an output is stored, or the views' seed and renderer."""
     if isinstance(entry, Output):
         model = entry.target_set.identity.get("teacher", {}).get("model", {})
         shape = "x".join(map(str, entry.shape))
-        return f"{_model_title(model)} {entry.spec.identity['output']} {shape} {entry.coding.codec}".strip()
+        return f"{_model_title(model)}: {shape} {entry.coding.codec}".removeprefix(": ")
     identity = entry.spec.identity
-    return ", ".join(f"{key} {identity[key]}" for key in ("split", "seed", "renderer") if identity.get(key) is not None)
+    return ", ".join(f"{key} {identity[key]}" for key in ("seed", "renderer") if identity.get(key) is not None)
 
 
 def _model_title(model: Mapping[str, Any]) -> str:

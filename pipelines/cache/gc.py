@@ -2,6 +2,7 @@
 
 import time
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -51,7 +52,7 @@ def collect_garbage(
 
 
 def _table(garbage: list[Garbage], *, now_s: float) -> Table:
-    table = Table()
+    table = Table(box=box.SIMPLE)
     table.add_column("path", overflow="fold")
     for heading in ("bytes", "age"):
         table.add_column(heading, justify="right", no_wrap=True)

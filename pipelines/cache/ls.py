@@ -2,6 +2,7 @@
 
 import time
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +32,7 @@ def list_cache(uri: str, *, console: Console, as_json: bool) -> None:
 
 
 def _table(lines: list[Line], *, now_s: float) -> Table:
-    table = Table()
+    table = Table(box=box.SIMPLE)
     table.add_column("name", no_wrap=True)  # to be copied
     table.add_column("what")
     for heading in ("units", "views", "bytes", "age"):

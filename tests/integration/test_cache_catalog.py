@@ -41,7 +41,7 @@ def test_every_entry_has_a_line_with_what_is_committed(cache: WholeCache) -> Non
             max(p.stat().st_mtime for p in Path(cache.uri, path, "commits").iterdir())
         )
     assert by_path[cache.path_of("summary")].state == "complete"
-    assert by_path[cache.path_of("summary")].what == "summary 3 float32"
+    assert by_path[cache.path_of("summary")].what == "3 float32"
 
 
 def test_an_output_is_measured_by_the_units_of_its_views(cache: WholeCache) -> None:
