@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping
 
 import google_crc32c
 import numpy as np
+import pyarrow as pa
 
 from kd_ray.cache.arrays import ArrayLayout, decode_view, ranges_of
 from kd_ray.cache.commits import Commit
+from kd_ray.cache.kept_pixels import HOW_TO_REPAIR, kept_sample_ids, read_footer, read_kept
 from kd_ray.cache.target_set import SAMPLE_IDS, Output, members_digest
-from kd_ray.cache.view_store import VIEWS_OBJECT
+from kd_ray.cache.view_store import PIXELS_OBJECT, VIEWS_OBJECT, ViewStore
 from kd_ray.errors import CacheCorrupt
+from kd_ray.storage.range_file import RangeFile
 from kd_ray.views import decode_views
 
 Problem = tuple[str, str]  # the object's name inside the attempt, and a sentence or two
@@ -35,13 +38,20 @@ def check_output_objects(output: Output, commit: Commit, objects: Mapping[str, b
     yield from damaged.items()
 
 
-def check_views_object(commit: Commit, objects: Mapping[str, bytes]) -> Iterator[Problem]:
-    """What is wrong with one unit of views."""
-    if VIEWS_OBJECT not in commit.objects:
-        yield VIEWS_OBJECT, "is not among the objects of the record."
+def check_view_objects(store: ViewStore, commit: Commit, objects: Mapping[str, bytes]) -> Iterator[Problem]:
+    """What is wrong with one unit of views: their table, and their pixels where they are kept."""
     wrong = dict(_check_sums(commit, objects))
     yield from wrong.items()
-    if VIEWS_OBJECT in objects and VIEWS_OBJECT not in wrong:
+    sound = {name: data for name, data in objects.items() if name not in wrong}
+    yield from _problems_of_views(commit, sound)
+    if store.spec.identity.get("kept") is not None:
+        yield from _problems_of_pixels(commit, sound)
+
+
+def _problems_of_views(commit: Commit, objects: Mapping[str, bytes]) -> Iterator[Problem]:
+    if VIEWS_OBJECT not in commit.objects:
+        yield VIEWS_OBJECT, "is not among the objects of the record."
+    if VIEWS_OBJECT in objects:
         try:
             rows = decode_views(objects[VIEWS_OBJECT])
         except CacheCorrupt as error:
@@ -54,6 +64,25 @@ def check_views_object(commit: Commit, objects: Mapping[str, bytes]) -> Iterator
             yield VIEWS_OBJECT, f"its rows are not the {commit.num_rows} samples of each view of the unit in turn."
         elif members_digest(sample_ids) != commit.members_digest:
             yield VIEWS_OBJECT, "its sample ids are not those that the record tells of."
+
+
+def _problems_of_pixels(commit: Commit, objects: Mapping[str, bytes]) -> Iterator[Problem]:
+    """The footer, each page and each view's pixels against their checksums, the samples of each view in turn."""
+    if PIXELS_OBJECT not in commit.objects or PIXELS_OBJECT not in commit.footers:
+        yield PIXELS_OBJECT, "is not among the objects and the footers of the record, though its view set keeps pixels."
+    elif PIXELS_OBJECT in objects:
+        data, unit = objects[PIXELS_OBJECT], commit.unit
+        file = RangeFile(lambda start, stop: data[start:stop], size_bytes=len(data))
+        try:
+            footer = read_footer(file, commit.footers[PIXELS_OBJECT], location=PIXELS_OBJECT)
+            sample_ids = kept_sample_ids(file, footer)
+            for view in range(unit.view_start, unit.view_stop):
+                read_kept(file, footer, unit, view_index=view, sample_ids=sample_ids, location=PIXELS_OBJECT)
+        except (CacheCorrupt, pa.ArrowException, OSError) as error:
+            yield PIXELS_OBJECT, str(error).removeprefix(f"{PIXELS_OBJECT}: ").removesuffix(HOW_TO_REPAIR).rstrip()
+            return
+        if members_digest(sample_ids) != commit.members_digest:
+            yield PIXELS_OBJECT, "its sample ids are not those that the record tells of."
 
 
 def _check_sums(commit: Commit, objects: Mapping[str, bytes]) -> Iterator[Problem]:

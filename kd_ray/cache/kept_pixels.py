@@ -15,6 +15,8 @@ from kd_ray.corpus.format import FOOTER_TAIL_BYTES, footer_length
 from kd_ray.errors import CacheCorrupt
 from kd_ray.storage.range_file import RangeFile
 
+HOW_TO_REPAIR = "Run kd-ray cache repair with this recipe."
+
 SCHEMA = pa.schema(
     [
         pa.field("sample_id", pa.uint64(), nullable=False),
@@ -88,6 +90,13 @@ def read_kept(
     return pixels
 
 
+def kept_sample_ids(file: RangeFile, footer: Any) -> NDArray[np.uint64]:
+    """The samples of the first view, in their order, as the file tells; nothing else of it is read."""
+    with pq.ParquetFile(file, metadata=footer, page_checksum_verification=True) as parquet:
+        sample_ids: NDArray[np.uint64] = parquet.read_row_group(0, columns=["sample_id"])["sample_id"].to_numpy()
+    return sample_ids
+
+
 def damaged(location: str, what: str) -> CacheCorrupt:
     """The error for an object of kept pixels that cannot be read as it was committed."""
-    return CacheCorrupt(f"{location}: damaged: {what.rstrip('.')}. Run kd-ray cache repair with this recipe.")
+    return CacheCorrupt(f"{location}: damaged: {what.rstrip('.')}. {HOW_TO_REPAIR}")

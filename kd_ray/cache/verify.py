@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from kd_ray.cache.catalog import Catalog, Entry
-from kd_ray.cache.check_unit import check_output_objects, check_views_object
+from kd_ray.cache.check_unit import check_output_objects, check_view_objects
 from kd_ray.cache.commits import Collection, Commit
 from kd_ray.cache.findings import Finding
 from kd_ray.cache.records import REPAIR, Records, read_records
@@ -77,7 +77,7 @@ def check_unit(entry: Entry, commit: Commit) -> list[Finding]:
     if isinstance(entry, Output):
         problems += check_output_objects(entry, commit, objects)
     else:
-        problems += check_views_object(commit, objects)
+        problems += check_view_objects(entry, commit, objects)
     return [_finding(collection, commit, name, problem) for name, problem in problems]
 
 

@@ -114,6 +114,4 @@ def max_kept_bytes(kept: KeptFormat) -> int:
 
 
 def _not_kept(got: str, kept: KeptFormat, *, what: str) -> CacheCorrupt:
-    return CacheCorrupt(
-        f"{what}: got {got}, expected {kept.title}. Remove the commit of its unit and run extract again."
-    )
+    return CacheCorrupt(f"{what}: got {got}, expected {kept.title}. Run kd-ray cache repair with this recipe.")

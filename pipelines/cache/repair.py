@@ -88,7 +88,8 @@ def _repaired(plan: CachePlan, repairs: Repairs) -> CachePlan:
     def of(plans: Mapping[str, TargetPlan]) -> dict[str, TargetPlan]:
         return {name: repairing(each, repairs) for name, each in plans.items()}
 
-    return replace(plan, training=of(plan.training), evaluation=of(plan.evaluation))
+    training = {kind: of(plans) for kind, plans in plan.training.items()}
+    return replace(plan, training=training, evaluation=of(plan.evaluation))
 
 
 def _not_repaired(findings: Mapping[str, tuple[Finding, ...]], repairs: Repairs) -> list[Finding]:

@@ -17,7 +17,7 @@ from kd_ray.extraction.repair import path_of_output, path_of_views, repairing, r
 from kd_ray.training.fit import Metrics, State
 from kd_ray.training.job import build, train
 from tests.support.tiny_world import (
-    cached_source,
+    cached_sources,
     extract,
     files_below,
     fit_settings,
@@ -84,7 +84,7 @@ def losses_of(plan: TargetPlan, teacher: KnownTeacher, corpus: PackedCorpus) -> 
         plan.view_set,
         teacher,
         losses=(FeatureLoss(kind="feature", output="summary"),),
-        source=cached_source(plan),
+        source=cached_sources(plan),
         run_uri="never-written",
         settings=fit_settings(16),  # two turns, so every view is read
     )
