@@ -9,17 +9,21 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.cache.units import Span, Unit
 from kd_ray.errors import CacheCorrupt
 from kd_ray.storage.base import canonical_json
 
 Floats = NDArray[np.float32]
 
-LEAST_SHARE = 1e-3  # of the mean deviation
+# Of the mean deviation. A channel that is dead in the calibrating views and wakes later takes the scale of its whole
+# vector: at a thousandth it could leave nothing of the other channels.
+LEAST_SHARE = 0.1
+MAX_VIEWS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """float32 [D] each; a channel that hardly varies counts as varying a thousandth as much as the mean channel."""
+    """float32 [D] each; a channel that hardly varies counts as varying a tenth as much as the mean channel."""
 
     RECIPE: ClassVar[str] = "mean and deviation by channel 1"
 
@@ -57,6 +61,16 @@ class Calibration:
                 f"{location}: is not a readable calibration: {error}. Restore it: no value of this output can be read "
                 "without it."
             ) from error
+
+
+def calibrating_unit(first: Unit) -> Unit:
+    """What an output is calibrated from: the first views of the first row group of a view set's `first` unit."""
+    start = first.span.group_start
+    return Unit(
+        span=Span(shard=first.span.shard, group_start=start, group_stop=start + 1),
+        view_start=first.view_start,
+        view_stop=min(first.view_stop, first.view_start + MAX_VIEWS),
+    )
 
 
 def _checked_record(data: bytes) -> dict[str, Any]:

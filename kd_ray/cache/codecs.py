@@ -89,7 +89,7 @@ class Coding:
         Raises:
             ExtractionError: a value is not finite, or does not fit; `what` says whose.
         """
-        _refuse_not_finite(values_VND, what=what)
+        refuse_not_finite(values_VND, what=what)
         match self.codec:
             case "float32":
                 return {"values": values_VND.astype("<f4")}
@@ -191,7 +191,8 @@ def _index_type(num_classes: int) -> np.dtype[Any]:
     return np.dtype("u1" if num_classes <= 1 << 8 else "<u2" if num_classes <= 1 << 16 else "<u4")
 
 
-def _refuse_not_finite(values_VND: Floats, *, what: str) -> None:
+def refuse_not_finite(values_VND: Floats, *, what: str) -> None:
+    """Raise ExtractionError where a value of [view, row, …] is not finite; `what` says whose."""
     finite = np.isfinite(values_VND)
     if not finite.all():
         bad_VN = ~finite.all(axis=tuple(range(2, values_VND.ndim)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kd_ray.cache.arrays import ArrayLayout, decode_view, encode_group, layout_of
 from kd_ray.cache.calibration import Calibration
-from kd_ray.cache.codecs import Array, Coding
+from kd_ray.cache.codecs import Array, Coding, refuse_not_finite
 from kd_ray.cache.commits import Collection, Commit
 from kd_ray.cache.spec import Spec, explain_absence, read_spec, write_or_check
 from kd_ray.cache.statistics import ChannelStatistics
@@ -79,9 +79,40 @@ class Output:
         """The full address of the calibration, for messages."""
         return self.collection.location(f"{self.collection.folder}/{CALIBRATION_FILE}")
 
-    def calibrate(self, values: NDArray[np.float32]) -> None:
-        """Fix the calibration from values [..., D] where none is fixed yet: the first one stays."""
-        calibration = Calibration.of(values)
+    def fixed_calibration(self) -> Calibration | None:
+        """What values are encoded and decoded with; None where the codec needs nothing.
+
+        Raises:
+            CacheCorrupt: it is missing, or has changed since it was written.
+        """
+        found = self.calibration()
+        if found is None and self.coding.needs_calibration:
+            raise self._without_calibration()
+        return found
+
+    def must_be_calibrated(self) -> bool:
+        """Whether the calibration is still to be fixed, before the first unit is written.
+
+        Raises:
+            CacheCorrupt: it is missing, though units have been committed.
+        """
+        if self.calibration() is not None or not self.coding.needs_calibration:
+            return False
+        committed = self.collection.newest_generations()
+        if self.calibration() is not None:  # another worker has fixed it meanwhile
+            return False
+        if committed:  # and that before it committed anything
+            raise self._without_calibration()
+        return True
+
+    def calibrate(self, values_VND: NDArray[np.float32]) -> None:
+        """Fix the calibration from values [view, sample, …] where none is fixed yet: the first one stays.
+
+        Raises:
+            ExtractionError: a value is not finite.
+        """
+        refuse_not_finite(values_VND, what=f"{self.target_set.name} {self.spec.name} of the calibrating views")
+        calibration = Calibration.of(values_VND)
         self.collection.storage.create(f"{self.collection.folder}/{CALIBRATION_FILE}", calibration.to_json())
 
     def write(
@@ -95,14 +126,15 @@ class Output:
     ) -> bool:
         """Store the unit's values [view, sample, …]; False if another attempt had committed that generation before.
 
-        Where the codec needs a calibration and there is none, it is made from these values.
+        Where the codec needs a calibration, it has been fixed before.
 
         Raises:
             ExtractionError: values that may not be stored.
+            CacheCorrupt: the calibration is missing.
         """
         assert values_VND.shape == (unit.num_views, len(sample_ids), *self.shape), (values_VND.shape, unit, self.shape)
         what = f"{self.target_set.name} {self.spec.name} of unit {unit.id}"
-        encoded = self.coding.encode(values_VND, calibration=self._fixed_calibration(values_VND), what=what)
+        encoded = self.coding.encode(values_VND, calibration=self.fixed_calibration(), what=what)
         ids_1N = sample_ids.astype("<u8")[None]
         arrays: dict[str, Array] = {**encoded, SAMPLE_IDS: ids_1N}
         attributes = {
@@ -122,15 +154,15 @@ class Output:
             generation=generation,
         )
 
-    def _fixed_calibration(self, values_VND: NDArray[np.float32]) -> Calibration | None:
-        if self.coding.needs_calibration and self.calibration() is None and np.isfinite(values_VND).all():
-            self.calibrate(values_VND)
-        return self.calibration()
+    def _without_calibration(self) -> CacheCorrupt:
+        return CacheCorrupt(
+            f"{self.calibration_location}: is missing. Restore it: no value of this output can be read without it."
+        )
 
     def read(self, commit: Commit, *, view_index: int, sample_ids: SampleIds) -> Array:
         """Values [sample, …] of one view, decoded; raises what `read_encoded` does."""
         encoded = self.read_encoded(commit, view_index=view_index, sample_ids=sample_ids)
-        return self.coding.decode(encoded, calibration=self.calibration())
+        return self.coding.decode(encoded, calibration=self.fixed_calibration())
 
     def read_encoded(self, commit: Commit, *, view_index: int, sample_ids: SampleIds) -> dict[str, Array]:
         """The arrays [sample, …] of one view as stored, checked, for the samples that the corpus has in that span.

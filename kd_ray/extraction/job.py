@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from kd_ray.cache.plan import Grid
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.target_set import open_output
+from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import open_view_store
 from kd_ray.config.kept import KeptFormat
 from kd_ray.config.models import Teacher
@@ -36,6 +37,7 @@ class ExtractJob:
     grid: Grid
     target_set: Spec
     outputs: Mapping[str, Spec]
+    calibrating: Unit | None
     generations: Generations = field(default_factory=dict)
 
     def batch_size_on(self, accelerator: str | None) -> int:
@@ -94,6 +96,7 @@ def build_extractor(
         batch_size=batch_size,
         kept=job.kept,
         verify_one_in=job.verify_one_in,
+        calibrating=job.calibrating,
         generations=job.generations,
         far=far,
     )

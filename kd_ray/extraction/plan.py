@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from kd_ray.cache.calibration import calibrating_unit
 from kd_ray.cache.codecs import Coding
 from kd_ray.cache.plan import MAX_OBJECT_BYTES, Grid, choose_grid, missing_units, spans_of, wanted_units
 from kd_ray.cache.spec import Spec, output_spec, target_set_spec
@@ -224,6 +225,11 @@ def _refuse_too_many_kept(teacher: KnownTeacher, outputs: Sequence[str]) -> None
             )
 
 
+def _views_of_one_group(corpus: PackedCorpus, split: SplitName, unit: Unit) -> int:
+    groups = {shard.name: shard.rows_per_group for shard in corpus.shards(split)}
+    return groups[unit.span.shard][unit.span.group_start] * unit.num_views
+
+
 def plan_targets(
     teacher: KnownTeacher,
     view_set: ViewSetPlan,
@@ -260,13 +266,18 @@ def plan_targets(
     _refuse_huge_units(view_set, sizes, teacher=teacher.name)
     without_output: set[Unit] = set()
     generations: dict[str, Mapping[Unit, int]] = {}
+    calibrates = False
     for name, spec in specs.items():
         output = find_output(cache_uri, target_set, spec)
         generations[name] = output.collection.newest_generations() if output is not None else {}
         without_output |= set(missing_units(view_set.units, generations[name]))
+        if Coding.from_identity(spec.identity).needs_calibration and not generations[name]:
+            calibrates |= output is None or output.calibration() is None
     store = find_view_store(cache_uri, view_set.spec)
     generations[VIEWS] = store.collection.newest_generations() if store is not None else {}
     without_views = set(missing_units(view_set.units, generations[VIEWS]))
+    calibrating = calibrating_unit(view_set.units[0]) if view_set.units else None
+    calibrating_views = _views_of_one_group(corpus, view_set.split, calibrating) if calibrates and calibrating else 0
     return TargetPlan(
         job=ExtractJob(
             teacher_name=teacher.name,
@@ -285,6 +296,7 @@ def plan_targets(
             grid=view_set.grid,
             target_set=target_set,
             outputs=specs,
+            calibrating=calibrating,
             generations={
                 name: {unit.id: generation for unit, generation in newest.items() if generation}
                 for name, newest in generations.items()
@@ -292,6 +304,6 @@ def plan_targets(
         ),
         view_set=view_set,
         missing=tuple(unit for unit in view_set.units if unit in without_output | without_views),
-        forwards_missing=view_set.views_in(sorted(without_output)),
+        forwards_missing=view_set.views_in(sorted(without_output)) + calibrating_views,
         bytes_per_view=sizes,
     )

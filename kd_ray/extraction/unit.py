@@ -69,6 +69,7 @@ class UnitExtractor:
         batch_size: int,
         kept: KeptFormat | None,
         verify_one_in: int,
+        calibrating: Unit | None,
         generations: Generations,
         far: FarRendering | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class UnitExtractor:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="render")
         self._batch_size = batch_size
         self._kept = kept
+        self._calibrating = calibrating
         self._generations = generations
         self._far = far
         self._renderer = UnitRenderer(
@@ -109,6 +111,7 @@ class UnitExtractor:
         if not missing and views_commit is not None:
             num_rows = len(self._renderer.sample_ids(unit.span))
             return _report(unit, start_s=start_s, num_rows=num_rows, forwards=0, rounded=0, wait_s=0.0, written=0)
+        calibrating_forwards = self._calibrate(missing)
         needs_images = views_commit is None or self._kept is None
         source = self._open(unit, views_commit, needs_images=needs_images)
         described, values, forwards, wait_s = self._compute(unit, source, infer=bool(missing))
@@ -123,11 +126,23 @@ class UnitExtractor:
             unit,
             start_s=start_s,
             num_rows=len(source.sample_ids),
-            forwards=forwards,
+            forwards=calibrating_forwards + forwards,
             rounded=rounded,
             wait_s=wait_s,
             written=len(missing),
         )
+
+    def _calibrate(self, missing: Mapping[str, Output]) -> int:
+        """Fix what must be before a value is stored, from the same views whichever unit comes first; forward passes."""
+        waiting = {name: output for name, output in missing.items() if output.must_be_calibrated()}
+        if not waiting:
+            return 0
+        unit = self._calibrating
+        assert unit is not None, "a view set with a missing unit has a first one"
+        _, values, forwards, _ = self._compute(unit, self._open(unit, None, needs_images=True), infer=True)
+        for name, output in waiting.items():
+            output.calibrate(values[name])
+        return forwards
 
     def _open(self, unit: Unit, committed: Commit | None, *, needs_images: bool) -> "_NearRows | _FarRows":
         if self._far is not None and needs_images:

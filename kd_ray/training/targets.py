@@ -44,7 +44,7 @@ class CachedTargets:
         self._policy = policy
         self._verify_one_in = verify_one_in
         self._rounded: set[tuple[int, int]] = set()  # adding to it needs no lock
-        self._calibrations = {key: output.calibration() for key, (output, _) in pinned.outputs.items()}
+        self._calibrations = {key: output.fixed_calibration() for key, (output, _) in pinned.outputs.items()}
         self._stored_proofs = lru_cache(maxsize=STORED_PROOFS_KEPT)(self._read_proofs)
 
     def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, Mapping[str, NDArray[Any]]]:

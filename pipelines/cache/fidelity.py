@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kd_ray.cache.calibration import Calibration
+from kd_ray.cache.calibration import Calibration, calibrating_unit
 from kd_ray.cache.catalog import read_catalog
 from kd_ray.cache.commits import Commit
 from kd_ray.cache.fidelity import TEMPERATURES, Fidelity, codings_for, measure
@@ -83,12 +83,10 @@ def share_of(output: Output, commits: Sequence[Commit], *, num_samples: int) -> 
 
 
 def _measure_all(share: Share, commits: Sequence[Commit], *, console: Console) -> list[Fidelity]:
-    """Mean and variance are those of all that is committed, the calibration is of the first unit, as in extraction."""
-    output, first = share.output, share.calibrated_by
+    """Mean and variance are those of all that is committed, the calibration is of the first views, as in extraction."""
+    output = share.output
     statistics = output.statistics(commits)
-    ids = output.sample_ids(first)
-    calibrating = range(first.unit.view_start, first.unit.view_stop)
-    values = [output.read(first, view_index=view, sample_ids=ids) for view in calibrating]
+    calibration = Calibration.of(_calibrating_values(output, share.calibrated_by))
     codings = codings_for(output.shape, is_logits=_is_logits(output))
     found = []
     with meter(console, "measuring", unit="codecs") as progress:
@@ -100,12 +98,20 @@ def _measure_all(share: Share, commits: Sequence[Commit], *, console: Console) -
                     share.parts(),
                     mean_D=statistics.mean,
                     variance_D=statistics.variance,
-                    calibration=Calibration.of(np.stack(values)),
+                    calibration=calibration,
                     is_logits=_is_logits(output),
                 )
             )
             progress.update(number, total=len(codings))
     return found
+
+
+def _calibrating_values(output: Output, first: Commit) -> NDArray[Any]:
+    """[view, sample, …] of the first row group; its samples are counted as if all groups of the unit had as many."""
+    unit, ids = calibrating_unit(first.unit), output.sample_ids(first)
+    num_rows = -(-first.num_rows // (first.unit.span.group_stop - first.unit.span.group_start))
+    views = range(unit.view_start, unit.view_stop)
+    return np.stack([output.read(first, view_index=view, sample_ids=ids)[:num_rows] for view in views])
 
 
 def _is_logits(output: Output) -> bool:

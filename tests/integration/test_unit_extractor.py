@@ -92,6 +92,7 @@ def extractor_with(
         batch_size=batch_size,
         kept=job.kept,
         verify_one_in=job.verify_one_in,
+        calibrating=job.calibrating,
         generations=job.generations,
     )
 

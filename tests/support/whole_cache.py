@@ -69,6 +69,9 @@ def write_cache(
     )
     views = open_view_store(uri, view_set, grid=Grid(unit_row_groups=2, unit_views=2))
     opened = {name: open_output(uri, target_set, SPECS[name], create=True) for name in outputs}
+    for output in opened.values():
+        if output.must_be_calibrated():
+            output.calibrate(values_of(units[0]))
     for each in units:
         views.write(each, view_rows(each), IDS, attempt="a0")
         for output in opened.values():
