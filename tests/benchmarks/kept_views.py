@@ -34,7 +34,7 @@ from kd_ray.config.kept import KeptFormat
 from kd_ray.config.views import Policy
 from kd_ray.corpus.images.decode import decode
 from kd_ray.corpus.packed import Rows
-from kd_ray.training.views import StoredViews
+from kd_ray.training.views import RowImage, StoredViews
 from kd_ray.views import View, ViewRow, draw, keep_view, prove
 from kd_ray.views.color import Pixels
 from tests.benchmarks.packing import drawn_jpeg
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        kept = {name: _Kept(f"{folder}/{name}", jpegs, kept) for name, kept in FORMATS.items()}
+        kept = {name: KeptFiles(f"{folder}/{name}", jpegs, kept) for name, kept in FORMATS.items()}
         cpu_ms = _in_turns(
             {
                 "kd_ray, rendered": lambda: [_rendered(number, data) for number, data in enumerate(jpegs)],
@@ -123,7 +123,7 @@ def _view(number: int, data: bytes) -> View:
     return View(params=params, image_HW3=image_HW3, renderer_version=POLICY.renderer_version)
 
 
-class _Kept:
+class KeptFiles:
     """The views of all images stored in one format, a unit for every UNIT_ROWS of them."""
 
     def __init__(self, cache_uri: str, jpegs: Sequence[bytes], kept: KeptFormat) -> None:
@@ -160,7 +160,7 @@ class _Kept:
         for unit, rows in self._units:
             views = self._source.load(unit.span, 0, rows)
             for row in range(UNIT_ROWS):
-                views.view(row, 0).render(SIZE_PX, "bicubic")
+                views.view(row, 0, image=RowImage(rows, row)).render(SIZE_PX, "bicubic")
 
 
 def _without_images(ids: NDArray[np.uint64]) -> Rows:

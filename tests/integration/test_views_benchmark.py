@@ -1,8 +1,11 @@
-"""The benchmark of views has every preset, here and as torchvision has it."""
+"""The benchmarks of views run: every preset, here and as torchvision has it, and kept pixels."""
+
+from pathlib import Path
 
 import pytest
 
 from kd_ray.config.presets import PRESETS
+from tests.benchmarks.kept_views import FORMATS, UNIT_ROWS, KeptFiles
 from tests.benchmarks.packing import drawn_jpeg
 from tests.benchmarks.views import ON_PILLOW, ON_TENSORS, OURS, crops_of_presets, ways_of
 
@@ -15,3 +18,10 @@ def test_a_preset_can_be_timed_in_all_three_ways(preset: str) -> None:
     assert list(ways) == [OURS, ON_PILLOW, ON_TENSORS]
     for work in ways.values():
         work()
+
+
+def test_kept_views_are_read_as_training_reads_them(tmp_path: Path) -> None:
+    jpegs = [drawn_jpeg(seed % 3) for seed in range(UNIT_ROWS)]
+    kept = KeptFiles(str(tmp_path), jpegs, FORMATS["raw, 224 px"])
+    assert (kept.bytes_per_view, kept.loss) == (224 * 224 * 3, 0.0)
+    kept.read()
