@@ -72,6 +72,19 @@ def check_round_trip(params: ViewParams, image_size_px: tuple[int, int], size_px
     return len(points_N2)
 
 
+def _beside_no_padding(
+    params: ViewParams, in_image_N2: NDArray[np.float64], image_size_px: tuple[int, int], size_px: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Where the nearest pixel of the view, as it is before a warp, shows the image, too, and not what pads it."""
+    unwarped = tuple(each for each in params if not isinstance(each, StepsParams))
+    geometry = view_geometry(unwarped, image_size_px, size_px=size_px)
+    in_view_N2 = geometry.to_view(in_image_N2)
+    reach = 0.5 + EDGE_PX
+    around = [in_view_N2 + np.array([x, y]) for x in (-reach, reach) for y in (-reach, reach)]
+    inside = [np.clip(points_N2, 0.0, size_px[::-1]) for points_N2 in around]  # the view has no pixels beyond its edge
+    return np.logical_and.reduce([geometry.shows(points_N2) for points_N2 in inside])
+
+
 def check_against_render(params: ViewParams, image_size_px: tuple[int, int], size_px: tuple[int, int]) -> int:
     """Every pixel that geometry shows has the colour of the place it names; gives how many were shown.
 
@@ -84,6 +97,8 @@ def check_against_render(params: ViewParams, image_size_px: tuple[int, int], siz
     middles_N2 = np.stack([columns_HW, rows_HW], axis=-1).reshape(-1, 2) + 0.5
     around = [middles_N2 + np.array([x, y]) for x in (-EDGE_PX, EDGE_PX) for y in (-EDGE_PX, EDGE_PX)]
     shown = np.logical_and.reduce([geometry.shows(points_N2) for points_N2 in around])
+    if moving_steps(params):
+        shown &= _beside_no_padding(params, geometry.to_image(middles_N2), image_size_px, size_px)
     expected_N2, found_N2 = geometry.to_image(middles_N2[shown]), named(view_HW3.reshape(-1, 3)[shown])
     left, top, right, bottom = geometry.box
     pixel_of_view = np.array([(right - left) / size_px[1], (bottom - top) / size_px[0]])
