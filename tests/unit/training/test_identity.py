@@ -60,6 +60,7 @@ OF_BOTH = [
         ({}, ("train.epochs=4",)),
         ({}, ("train.steps_per_epoch=100",)),
         ({}, ("train.losses.0.temperature=3",)),
+        ({}, ("train.losses.0.remainder=uniform",)),
     ],
 )
 def test_what_decides_the_student_changes_its_fingerprint(
