@@ -57,6 +57,8 @@ def plan_cache(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeach
     )
     if missing:
         run.console.print(plan_table(plan, run.recipe))
+    for warning in unmixed(run.recipe, corpus):
+        run.console.print(warning, highlight=False, soft_wrap=True)
     return plan
 
 
@@ -83,6 +85,20 @@ def plan_table(plan: CachePlan, recipe: Recipe) -> Table:
             each_view, in_all = f"{bound}{views.kept_bytes_per_view:,}", f"{bound}{human_bytes(total)}"
             table.add_row("kept pixels", f"train ({views.policy.name}, {views.kept.title})", "", "", each_view, in_all)
     return table
+
+
+def unmixed(recipe: Recipe, corpus: PackedCorpus) -> list[str]:
+    """A warning where a view has no other sample of its row group to be mixed with."""
+    if recipe.views.policy.mix is None:
+        return []
+    alone = sum(shard.rows_per_group.count(1) for shard in corpus.shards("train"))
+    if not alone:
+        return []
+    return [
+        f"WARNING: views.policy.mix: {alone} of {corpus.num_samples('train'):,} training samples are alone in the last "
+        "row group of a shard, and their views stay unmixed. A new packed_uri with another corpus.row_group_size mixes "
+        "them, too."
+    ]
 
 
 def enlarged(recipe: Recipe) -> list[str]:
