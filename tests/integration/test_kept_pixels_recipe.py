@@ -56,7 +56,7 @@ def test_the_whole_recipe_and_a_second_student_without_images(tmp_path: Path) ->
         assert first.returncode == 0, first.stdout + first.stderr
         flat = " ".join(first.stdout.replace("│", " ").split())
         assert "kept pixels train" in flat
-        assert "WARNING: teacher teacher takes 40×40 px, more than views.pixels_size_px keeps (32×32)" in flat
+        assert "WARNING: teacher teacher takes 40×40 px, more than is kept of views (32×32)" in flat
         metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
         num_test = int(metrics["student/num_images"])
         assert metrics["extract/teacher_forwards"] == 2 * (60 - num_test) + num_test
