@@ -84,18 +84,12 @@ def build_extractor(
         )
     return UnitExtractor(
         teacher,
-        size=job.teacher.input,
-        policy=job.policy,
-        view_seed=job.view_seed,
-        corpus=job.corpus.open(),
-        view_store=open_view_store(job.cache_uri, job.view_set, grid=job.grid),
+        renderer=build_renderer(job),
         outputs={
             name: open_output(job.cache_uri, job.target_set, spec, create=True) for name, spec in job.outputs.items()
         },
         num_threads=num_threads,
         batch_size=batch_size,
-        kept=job.kept,
-        verify_one_in=job.verify_one_in,
         calibrating=job.calibrating,
         generations=job.generations,
         far=far,

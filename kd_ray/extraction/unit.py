@@ -17,11 +17,6 @@ from numpy.typing import NDArray
 from kd_ray.cache.commits import Commit
 from kd_ray.cache.target_set import Output, SampleIds
 from kd_ray.cache.units import Unit
-from kd_ray.cache.view_store import ViewStore
-from kd_ray.config.kept import KeptFormat
-from kd_ray.config.models import Input
-from kd_ray.config.views import Policy
-from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.extraction.rendering import FarRendering, OpenRows, Rendered, UnitRenderer
 from kd_ray.extraction.unit_views import Described, count_rounded
 from kd_ray.teachers.frozen import FrozenTeacher
@@ -52,46 +47,32 @@ class UnitReport:
 class UnitExtractor:
     """Computes units of one teacher on one view set; built once per worker, called once per unit.
 
-    Images are decoded and views rendered in threads here, or by `far` where it is given.
+    `renderer` renders views in threads here, or `far` elsewhere where it is given.
     """
 
     def __init__(
         self,
         teacher: FrozenTeacher,
         *,
-        size: Input,
-        policy: Policy,
-        view_seed: int,
-        corpus: PackedCorpus,
-        view_store: ViewStore,
+        renderer: UnitRenderer,
         outputs: Mapping[str, Output],
         num_threads: int,
         batch_size: int,
-        kept: KeptFormat | None,
-        verify_one_in: int,
         calibrating: Unit | None,
         generations: Generations,
         far: FarRendering | None = None,
     ) -> None:
         self._teacher = teacher
-        self._view_store = view_store
+        self._renderer = renderer
+        self._view_store = renderer.view_store
+        self._kept = renderer.kept
         self._outputs = outputs
         self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="render")
         self._batch_size = batch_size
-        self._kept = kept
         self._calibrating = calibrating
         self._generations = generations
         self._far = far
-        self._renderer = UnitRenderer(
-            corpus=corpus,
-            view_store=view_store,
-            policy=policy,
-            view_seed=view_seed,
-            kept=kept,
-            verify_one_in=verify_one_in,
-            size=size,
-        )
 
     def __call__(self, unit: Unit, *, attempt: str) -> UnitReport:
         """Compute and commit whatever of the unit is not committed yet; a teacher runs only if an output is missing.

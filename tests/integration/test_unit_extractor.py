@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from kd_ray.cache.target_set import open_output
-from kd_ray.cache.view_store import find_view_store, open_view_store
+from kd_ray.cache.view_store import find_view_store
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.errors import ExtractionError, FingerprintMismatch
-from kd_ray.extraction.job import build_extractor
+from kd_ray.extraction.job import build_extractor, build_renderer
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.extraction.unit import UnitExtractor
 from kd_ray.models import build_model, save_weights
@@ -80,18 +80,12 @@ def extractor_with(
     job = plan.job
     return UnitExtractor(
         teacher,  # type: ignore[arg-type]
-        size=job.teacher.input,
-        policy=job.policy,
-        view_seed=job.view_seed,
-        corpus=corpus,  # type: ignore[arg-type]
-        view_store=open_view_store(job.cache_uri, job.view_set, grid=job.grid),
+        renderer=replace(build_renderer(job), corpus=corpus),
         outputs={
             name: open_output(job.cache_uri, job.target_set, spec, create=True) for name, spec in job.outputs.items()
         },
         num_threads=num_threads,
         batch_size=batch_size,
-        kept=job.kept,
-        verify_one_in=job.verify_one_in,
         calibrating=job.calibrating,
         generations=job.generations,
     )

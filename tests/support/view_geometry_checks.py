@@ -8,17 +8,20 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.config.views import Policy
 from kd_ray.views import (
     FlipParams,
     Step,
     StepsParams,
     ViewParams,
+    draw,
     render,
     view_geometry,
 )
 from kd_ray.views.color import Pixels
 from kd_ray.views.params import Crop
 from kd_ray.views.steps import source_of
+from tests.support.view_cases import mask_of
 
 MAX_NAMED_PX = 4_096
 NUM_POINTS = 200
@@ -53,6 +56,14 @@ def one_warp_of(params: ViewParams) -> ViewParams:
     steps = moving_steps(params)[:1]
     nearest = tuple(step if step.option is None else replace(step, option="nearest") for step in steps)
     return (*kept, StepsParams(steps=nearest))
+
+
+def check_geometry(policy: Policy, image_size_px: tuple[int, int], size_px: tuple[int, int], sample_id: int) -> None:
+    """Both checks below, of one view that the policy draws."""
+    mask_HW = mask_of(sample_id) if policy.reads_masks else None
+    params = draw(policy, seed=0, sample_id=sample_id, view_index=0, image_size_px=image_size_px, mask_HW=mask_HW)
+    check_round_trip(params, image_size_px, size_px)
+    check_against_render(params, image_size_px, size_px)
 
 
 def check_round_trip(params: ViewParams, image_size_px: tuple[int, int], size_px: tuple[int, int]) -> int:
