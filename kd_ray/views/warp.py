@@ -66,10 +66,12 @@ def _shifted(view_HW3: Pixels, x: float, y: float, *, fill: tuple[float, ...]) -
     """What sampling the nearest pixels gives where all are `x` and `y` pixels away: a copy, in a tenth of the time."""
     height, width = view_HW3.shape[:2]
     (right, to_x), (down, to_y) = (_overlap(shift, size) for shift, size in ((x, width), (y, height)))
-    shifted_HW3 = np.empty_like(view_HW3)
-    shifted_HW3[...] = as_pixels(np.clip(np.rint(fill), 0, 255).astype(np.uint8))
-    shifted_HW3[to_y, to_x] = view_HW3[down, right]
-    return shifted_HW3
+    color = tuple(np.clip(np.rint(fill), 0, 255).tolist())
+    if to_x.start == to_x.stop or to_y.start == to_y.stop:
+        return np.full_like(view_HW3, color)
+    around = (to_y.start, height - to_y.stop, to_x.start, width - to_x.stop)
+    # NumPy takes 0.2 ms to fill a view with a colour
+    return as_pixels(cv2.copyMakeBorder(view_HW3[down, right], *around, cv2.BORDER_CONSTANT, value=color))
 
 
 def _is_same_for_all(shift: float) -> bool:
@@ -135,7 +137,7 @@ def _sample(
     where_2HW = np.empty((2, *view_HW3.shape[:2]), dtype=np.int16)
     if interpolation == "nearest":
         for axis, at_HW in enumerate((x_HW, y_HW)):
-            where_2HW[axis] = np.floor(np.clip(at_HW, -FAR_PX, FAR_PX))
+            where_2HW[axis] = np.floor(np.clip(at_HW, -FAR_PX, FAR_PX, out=at_HW), out=at_HW)
         return _remap(view_HW3, where_2HW, None, cv2.INTER_NEAREST, fill)
     parts = []
     for axis, at_HW in enumerate((x_HW, y_HW)):
