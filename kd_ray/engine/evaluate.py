@@ -7,7 +7,7 @@ from kd_ray.config.models import Resources
 from kd_ray.corpus.packed import CorpusAddress
 from kd_ray.engine.board import Standing
 from kd_ray.engine.tasks import Worker, run_task
-from kd_ray.evaluate.evaluation import CachedLogits, EvaluationJob, evaluate_student, score
+from kd_ray.evaluate.evaluation import CachedLogits, EvaluationJob, StudentScores, evaluate_student, score
 
 Scores = dict[str, float]
 
@@ -20,7 +20,7 @@ def evaluate_on_worker(
     num_classes: int,
     resources: Resources,
     on_progress: Callable[[Standing], None],
-) -> tuple[dict[str, Scores], dict[str, Scores]]:
+) -> tuple[dict[str, Scores], dict[str, StudentScores]]:
     """Scores of the teachers (those whose classes are the corpus's, from their cached logits) and of the students."""
     task = partial(_evaluate, dict(jobs), dict(teachers), corpus, num_classes)
     return run_task(task, resources=resources, on_progress=on_progress)
@@ -32,7 +32,7 @@ def _evaluate(
     corpus: CorpusAddress,
     num_classes: int,
     worker: Worker,
-) -> tuple[dict[str, Scores], dict[str, Scores]]:
+) -> tuple[dict[str, Scores], dict[str, StudentScores]]:
     cached = {name: each.read(corpus) for name, each in teachers.items()}
     teacher_scores = {name: score(each) for name, each in cached.items() if each.logits_NK.shape[1] == num_classes}
     num_images = corpus.open().num_samples("test")

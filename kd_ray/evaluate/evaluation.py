@@ -7,26 +7,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kd_ray.cache.seen_views import SeenViews
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Unit
+from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.models import Student
 from kd_ray.config.views import Policy
-from kd_ray.corpus.packed import CorpusAddress
-from kd_ray.errors import CacheCorrupt
+from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
+from kd_ray.errors import CacheCorrupt, CacheIncomplete
 from kd_ray.evaluate.predict import Predictions, evaluating, predict
 from kd_ray.evaluate.scores import NO_LABEL, agreement, calibration_error, top1
+from kd_ray.evaluate.seen_split import SeenSplit
 from kd_ray.models import build_model, load_weights, without_pretrained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedLogits:
-    """A teacher's logits of the evaluation view, as they lie in the cache."""
+    """A teacher's logits of the evaluation view, as they lie in the cache, and the views that it saw."""
 
     cache_uri: str
     target_set: Spec
     output: Spec
+    view_set: Spec
     units: tuple[Unit, ...]
+    policy: Policy
+    verify_one_in: int
 
     def read(self, address: CorpusAddress) -> Predictions:
         """All of them, with the labels of the corpus.
@@ -47,6 +53,29 @@ class CachedLogits:
             sample_ids=np.concatenate(ids), labels=np.concatenate(labels), logits_NK=np.concatenate(logits)
         )
 
+    def seen(self, corpus: PackedCorpus) -> SeenSplit:
+        """The views of the held-out split that this teacher saw.
+
+        Raises:
+            CacheIncomplete: the cache does not hold them whole.
+        """
+        store = find_view_store(self.cache_uri, self.view_set)
+        if store is None:
+            raise CacheIncomplete(
+                f"{self.cache_uri}: has no views {self.view_set.folder}. Run the extract stage again; it writes them."
+            )
+        pinned = store.collection.pin(self.units)
+        seen = SeenViews(store, pinned, policy=self.policy, verify_one_in=self.verify_one_in)
+        return SeenSplit(seen, {unit.span for unit in self.units}, corpus, split="test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentScores:
+    """`scores` by name; `num_rounded` of the compared views differ from the teachers' by another decoder's rounding."""
+
+    scores: dict[str, float]
+    num_rounded: int = 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationJob:
@@ -64,14 +93,20 @@ class EvaluationJob:
 
 def evaluate_student(
     job: EvaluationJob, *, device: str, on_batch: Callable[[int], None] | None = None
-) -> dict[str, float]:
+) -> StudentScores:
     """`top1`, `calibration_error`, `num_images`, and `agreement/<teacher>` for teachers with the same classes.
 
     Nothing where no loss was on the logits: the classifier is as it was initialised, and a score of it would mislead.
+    A share of the views is compared with those that the teachers saw, which are the same for all teachers.
+
+    Raises:
+        ViewMismatch: one of them is another view.
+        CacheIncomplete, CacheCorrupt: the cache does not hold the teachers' logits and views whole.
     """
     if not job.classifier_is_trained:
-        return {}
+        return StudentScores(scores={})
     corpus = job.corpus.open()
+    seen = next((each.seen(corpus) for each in job.teachers.values()), None)
     module = build_model(without_pretrained(job.student.model), num_classes=job.num_classes)
     load_weights(module, job.weights_uri)
     with evaluating(module.to(device)) as student:
@@ -83,6 +118,7 @@ def evaluate_student(
             size=job.student.input,
             batch_size=job.batch_size,
             device=torch.device(device),
+            seen=seen,
             on_batch=on_batch,
         )
     # logits over other classes than the labels can agree with a teacher, but be neither right nor wrong
@@ -91,7 +127,7 @@ def evaluate_student(
         teacher = cached.read(job.corpus)
         if teacher.logits_NK.shape[1] == found.logits_NK.shape[1]:
             scores[f"agreement/{name}"] = agreement(found.logits_NK, _in_order(teacher, found.sample_ids))
-    return scores
+    return StudentScores(scores=scores, num_rounded=0 if seen is None else seen.num_rounded)
 
 
 def score(found: Predictions) -> dict[str, float]:

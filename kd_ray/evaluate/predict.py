@@ -16,6 +16,7 @@ from kd_ray.config.models import Input
 from kd_ray.config.views import EVALUATION_VIEW_SEED, Policy
 from kd_ray.corpus.packed import Column, PackedCorpus, Rows
 from kd_ray.corpus.source import SplitName
+from kd_ray.evaluate.seen_split import SeenSplit
 from kd_ray.models.pixels import to_input
 
 
@@ -39,15 +40,24 @@ def predict(
     device: torch.device,
     part: int = 0,
     num_parts: int = 1,
+    seen: SeenSplit | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Predictions for the row groups of `split` that belong to `part` of `num_parts`."""
+    """Predictions for the row groups of `split` that belong to `part` of `num_parts`.
+
+    Raises:
+        ViewMismatch: of the share that is compared, a view is not the one that a teacher has `seen`.
+    """
     ids, labels, logits = [], [], []
     with torch.inference_mode():
-        for rows in _row_groups(corpus, split, part=part, num_parts=num_parts, columns=columns_for(policy)):
+        for place, rows in _row_groups(corpus, split, part=part, num_parts=num_parts, columns=columns_for(policy)):
             replay = Replay(rows, policy=policy, seed=EVALUATION_VIEW_SEED)
             for start in range(0, len(rows.images), batch_size):
-                views = [replay.view(row, 0) for row in range(start, min(start + batch_size, len(rows.images)))]
+                numbers = range(start, min(start + batch_size, len(rows.images)))
+                views = [replay.view(row, 0) for row in numbers]
+                if seen is not None:
+                    for row, view in zip(numbers, views, strict=True):
+                        seen.check(view, place, row=row, sample_id=int(rows.sample_ids[row]))
                 pixels_BHWC = np.stack([view.render(size.size_px, size.interpolation) for view in views])
                 logits.append(logits_of(to_input(pixels_BHWC, size).to(device)).float().cpu().numpy())
                 if on_batch is not None:
@@ -80,7 +90,8 @@ class _Evaluating:
 
 def _row_groups(
     corpus: PackedCorpus, split: SplitName, *, part: int, num_parts: int, columns: tuple[Column, ...]
-) -> Iterator[Rows]:
+) -> Iterator[tuple[tuple[str, int], Rows]]:
+    """Row groups by shard and number."""
     places = [(shard.name, group) for shard in corpus.shards(split) for group in range(len(shard.rows_per_group))]
     for shard, group in places[part::num_parts]:
-        yield corpus.read_rows(shard, group, group + 1, columns=columns)
+        yield (shard, group), corpus.read_rows(shard, group, group + 1, columns=columns)

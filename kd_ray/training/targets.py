@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.cache.commits import PinnedUnits
+from kd_ray.cache.seen_views import SeenViews
 from kd_ray.cache.target_set import Output
 from kd_ray.cache.units import Span
 from kd_ray.cache.view_store import ViewStore
@@ -22,9 +22,6 @@ from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.training.batches import Drawn, TargetKey
 from kd_ray.training.encoded import EncodedTargets
 from kd_ray.training.views import StoredViews
-from kd_ray.views import Proof, check_view
-
-STORED_PROOFS_KEPT = 512  # views of spans; what the lanes of one worker have open at a time, with crops and repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +39,8 @@ class CachedTargets:
         self._pinned = pinned
         self._view_store = view_store
         self._policy = policy
-        self._verify_one_in = verify_one_in
-        self._rounded: set[tuple[int, int]] = set()  # adding to it needs no lock
+        self._seen = SeenViews(view_store, pinned.views, policy=policy, verify_one_in=verify_one_in)
         self._calibrations = {key: output.fixed_calibration() for key, (output, _) in pinned.outputs.items()}
-        self._stored_proofs = lru_cache(maxsize=STORED_PROOFS_KEPT)(self._read_proofs)
 
     def load(self, span: Span, view_index: int, rows: Rows) -> Mapping[TargetKey, Mapping[str, NDArray[Any]]]:
         """The view's stored arrays [N, …] for every pinned output, checked."""
@@ -69,22 +64,9 @@ class CachedTargets:
         }
 
     def check(self, span: Span, drawn: Drawn) -> None:
-        """Check one view in `verify_one_in`, chosen by sample and view alone: every run checks the same ones."""
+        """Compare one view in `verify_one_in` with the one that the teacher saw."""
         view_index = drawn.loaded.view_index
-        if not self._is_checked(drawn.sample_id, view_index):
-            return
-        stored = self._stored_proofs(span, view_index)[drawn.row]
-        likeness = check_view(drawn.view, stored, policy=self._policy, sample_id=drawn.sample_id, view_index=view_index)
-        if likeness == "rounding":
-            self._rounded.add((drawn.sample_id, view_index))
-
-    def _is_checked(self, sample_id: int, view_index: int) -> bool:
-        return (sample_id + view_index) % self._verify_one_in == 0
-
-    def _read_proofs(self, span: Span, view_index: int) -> Mapping[int, Proof]:
-        """By row, of those that are checked: a proof is 330 bytes, and a span may be a whole shard."""
-        rows = self._view_store.rows(self._pinned.views[span, view_index], view_index)
-        return {place: row.proof for place, row in enumerate(rows) if self._is_checked(row.sample_id, view_index)}
+        self._seen.check(drawn.view, span, row=drawn.row, sample_id=drawn.sample_id, view_index=view_index)
 
     def stored_views(self, kept: KeptFormat) -> StoredViews:
         """The views beside these targets, where their pixels are kept."""
@@ -93,7 +75,7 @@ class CachedTargets:
     @property
     def num_rounded(self) -> int:
         """Counted once a view, whatever the number of epochs."""
-        return len(self._rounded)
+        return self._seen.num_rounded
 
 
 class LiveTargets:

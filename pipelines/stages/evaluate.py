@@ -1,7 +1,7 @@
 """evaluate: students on the held-out split; the teachers' scores come from the cache, without a forward pass."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from kd_ray.corpus.packed import PackedCorpus
@@ -25,6 +25,7 @@ class Evaluation:
 
     teachers: Mapping[str, Scores]
     students: Mapping[str, Scores]
+    num_rounded: int = 0  # of the compared views, how many the teachers saw through another decoder
 
 
 def evaluate_models(run: Run, corpus: PackedCorpus, students: list[TrainedStudent], plan: CachePlan) -> Evaluation:
@@ -70,8 +71,12 @@ def evaluate_models(run: Run, corpus: PackedCorpus, students: list[TrainedStuden
             resources=run.recipe.evaluate.resources,
             on_progress=show_on(meter),
         )
-        evaluation = Evaluation(teachers=teachers, students=scores)
-        run.write_record("evaluation", key, {"teachers": teachers, "students": scores})
+        evaluation = Evaluation(
+            teachers=teachers,
+            students={name: each.scores for name, each in scores.items()},
+            num_rounded=max((each.num_rounded for each in scores.values()), default=0),  # the same views for each
+        )
+        run.write_record("evaluation", key, asdict(evaluation))
         return evaluation, corpus.num_samples("test") * len(jobs), _describe(evaluation)
 
     return run.work("evaluate", do, key=key)
@@ -84,11 +89,20 @@ def _cached_logits(plan: TargetPlan) -> "CachedLogits":
         cache_uri=plan.job.cache_uri,
         target_set=plan.job.target_set,
         output=plan.job.outputs["logits"],
+        view_set=plan.job.view_set,
         units=plan.view_set.units,
+        policy=plan.job.policy,
+        verify_one_in=plan.job.verify_one_in,
     )
 
 
 def _describe(evaluation: Evaluation) -> str:
     scores = {**evaluation.teachers, **evaluation.students}
     told = [f"{name} {100 * each['top1']:.2f} %" for name, each in scores.items() if "top1" in each]
-    return f"top-1 {', '.join(told)}" if told else "no labels or no trained classifier to score"
+    said = f"top-1 {', '.join(told)}" if told else "no labels or no trained classifier to score"
+    if evaluation.num_rounded:
+        said += (
+            f". WARNING: of the checked views {evaluation.num_rounded:,} differ from what the teachers saw by "
+            "rounding: the images were decoded by another library here. Install what the view set records"
+        )
+    return said

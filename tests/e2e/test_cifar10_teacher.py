@@ -47,7 +47,10 @@ def test_resnet56_reproduces_its_top1(tmp_path: Path) -> None:
         cache_uri=recipe.cache.uri,
         target_set=plan.job.target_set,
         output=plan.job.outputs["logits"],
+        view_set=plan.job.view_set,
         units=plan.view_set.units,
+        policy=plan.job.policy,
+        verify_one_in=plan.job.verify_one_in,
     )
     scores = score(cached.read(corpus.address))
     assert scores["num_images"] == NUM_IMAGES

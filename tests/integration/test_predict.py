@@ -1,6 +1,8 @@
 """Predictions over a split: each image once, through the evaluation view; and teachers read from the cache."""
 
+import shutil
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.models import Input, Student
 from kd_ray.config.recipe import CacheSettings
-from kd_ray.config.views import EVALUATION_POLICY
+from kd_ray.config.views import EVALUATION_POLICY, CenterCrop, Policy
 from kd_ray.corpus.packed import PackedCorpus
-from kd_ray.errors import CacheCorrupt, CacheIncomplete
+from kd_ray.errors import CacheCorrupt, CacheIncomplete, ViewMismatch
 from kd_ray.evaluate.evaluation import CachedLogits, EvaluationJob, evaluate_student
 from kd_ray.evaluate.predict import EVALUATION_VIEW_SEED, Predictions, evaluating, predict
 from kd_ray.evaluate.scores import agreement, calibration_error, top1
@@ -21,7 +24,7 @@ from kd_ray.extraction.plan import KnownTeacher, TargetPlan, plan_view_set
 from kd_ray.models import build_model, save_weights
 from kd_ray.models.pixels import to_input
 from kd_ray.storage import open_storage
-from kd_ray.views import draw, render
+from kd_ray.views import Proof, draw, render
 from tests.support.tiny_world import NUM_CLASSES, STUDENT_SIZE_PX, extract, images_of, plan_teacher
 
 SIZE = Input(size_px=STUDENT_SIZE_PX)
@@ -117,7 +120,10 @@ def cached_logits(plan: TargetPlan) -> CachedLogits:
         cache_uri=plan.job.cache_uri,
         target_set=plan.job.target_set,
         output=plan.job.outputs["logits"],
+        view_set=plan.job.view_set,
         units=plan.view_set.units,
+        policy=plan.job.policy,
+        verify_one_in=plan.job.verify_one_in,
     )
 
 
@@ -145,7 +151,7 @@ def test_a_student_that_is_its_teacher_agrees_with_it_wholly(tiny_corpus, tiny_t
         weights_uri=tiny_teacher.weights_uri,
         size_px=tiny_teacher.config.input.size_px,
     )
-    found = evaluate_student(job, device="cpu")
+    found = evaluate_student(job, device="cpu").scores
     cached = cached_logits(evaluation_plan).read(tiny_corpus.address)
     assert found["agreement/teacher"] == 1.0
     assert found["num_images"] == len(cached.labels) == tiny_corpus.num_samples("test")
@@ -168,7 +174,7 @@ def test_another_student_is_compared_sample_by_sample(tiny_corpus, tiny_teacher,
     cached = cached_logits(evaluation_plan).read(tiny_corpus.address)
     row_of = {sample_id: row for row, sample_id in enumerate(cached.sample_ids.tolist())}
     in_order = cached.logits_NK[[row_of[sample_id] for sample_id in own.sample_ids.tolist()]]
-    found = evaluate_student(job, device="cpu")
+    found = evaluate_student(job, device="cpu").scores
     assert found["agreement/teacher"] == agreement(own.logits_NK, in_order)
     assert found["top1"] == pytest.approx(top1(own.logits_NK, own.labels))
 
@@ -184,3 +190,51 @@ def test_logits_that_are_not_there_are_refused(tiny_corpus, evaluation_plan, tmp
     elsewhere = replace(cached_logits(evaluation_plan), cache_uri=str(tmp_path))
     with pytest.raises(CacheIncomplete, match="holds nothing named teacher"):
         elsewhere.read(tiny_corpus.address)
+
+
+@pytest.mark.parametrize(
+    ("verify_one_in", "is_noticed"),
+    [pytest.param(1, True, id="all"), pytest.param(2**62, False, id="none of the share")],
+)
+def test_another_view_than_the_teacher_saw_is_refused(
+    tiny_corpus, tiny_teacher, evaluation_plan, verify_one_in: int, is_noticed: bool
+) -> None:
+    """The evaluation view of the recipe is another one than that of the cached logits."""
+    closer = Policy(name="closer", operations=(CenterCrop(kind="center_crop", crop_fraction=0.5),))
+    cached = replace(cached_logits(evaluation_plan), verify_one_in=verify_one_in)
+    job = student_job(tiny_corpus, {"teacher": cached}, weights_uri=tiny_teacher.weights_uri, size_px=STUDENT_SIZE_PX)
+    ids = tiny_corpus.members("test").sample_ids
+    assert not any(int(each) % 2**62 == 0 for each in ids)
+    with pytest.raises(ViewMismatch, match="is not the one the teacher saw") if is_noticed else nullcontext():
+        evaluate_student(replace(job, policy=closer), device="cpu")
+
+
+def test_views_of_another_decoder_are_counted(tiny_corpus, tiny_teacher, evaluation_plan, tmp_path: Path) -> None:
+    """The stored thumbnails are one level off, as another libjpeg has them; the digests are others."""
+    cache = tmp_path / "cache"
+    shutil.copytree(evaluation_plan.job.cache_uri, cache)
+    views = find_view_store(str(cache), evaluation_plan.job.view_set)
+    assert views is not None
+    for unit, commit in views.collection.commits().items():
+        rows = [replace(row, proof=one_level_off(row.proof)) for row in views.rows(commit)]
+        ids = np.array([row.sample_id for row in rows], dtype=np.uint64)
+        assert views.write(unit, rows, ids, attempt="another-decoder", generation=1)
+    elsewhere = replace(cached_logits(evaluation_plan), cache_uri=str(cache), verify_one_in=1)
+    job = student_job(
+        tiny_corpus, {"teacher": elsewhere}, weights_uri=tiny_teacher.weights_uri, size_px=STUDENT_SIZE_PX
+    )
+    assert evaluate_student(job, device="cpu").num_rounded == tiny_corpus.num_samples("test")
+    exact = student_job(
+        tiny_corpus,
+        {"teacher": cached_logits(evaluation_plan)},
+        weights_uri=tiny_teacher.weights_uri,
+        size_px=STUDENT_SIZE_PX,
+    )
+    assert evaluate_student(exact, device="cpu").num_rounded == 0
+
+
+def one_level_off(proof: Proof) -> Proof:
+    """The same view, hardly changed."""
+    assert proof.thumbnail is not None
+    levels = np.frombuffer(proof.thumbnail, np.uint8)
+    return Proof(digest=bytes(16), thumbnail=np.where(levels < 255, levels + 1, levels - 1).astype(np.uint8).tobytes())
