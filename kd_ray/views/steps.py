@@ -3,6 +3,7 @@
 They act on the view at its own size. H, W: height and width in pixels; 3: red, green, blue.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from decimal import Context, Decimal
@@ -38,6 +39,7 @@ from kd_ray.views.warp import (
 )
 
 LEVELS = 256
+BLOCK_LEVELS = 1 << 14  # whose float32 stay below the 128 KiB that malloc takes from the system by themselves
 SOLARIZE_ADD_BELOW = 128  # timm's solarize_add adds to levels below this
 WEIGHT_STEPS = 256  # of a blur's weights
 BLUR_REACH = 3.5  # in standard deviations: beyond, no weight rounds to 1/256 once sigma is 0.6 px
@@ -59,7 +61,7 @@ def apply_step(view_HW3: Pixels, step: Step, *, renderer_version: RendererVersio
         case "brightness" | "contrast" | "saturation" | "sharpness":
             return _away(view_HW3, step, renderer_version=renderer_version)
         case "solarize" | "solarize_add" | "posterize" | "add":
-            return look_up(view_HW3, _table(step))
+            return _each_level(view_HW3, step)
         case "multiply" | "hsv_saturation" | "hue":
             return _distorted(view_HW3, step, renderer_version=renderer_version)
         case "equalize":
@@ -96,18 +98,19 @@ def source_of(step: Step, *, size_px: tuple[int, int]) -> Projection | None:
             return None
 
 
-def _table(step: Step) -> NDArray[np.floating[Any] | np.integer[Any]]:
-    """What becomes of each level; what is below 0 or above 255 counts as that, and fractions are cut."""
-    levels, value = np.arange(LEVELS), step.values[0]
+def _each_level(view_HW3: Pixels, step: Step) -> Pixels:
+    """Each level by itself; what comes out below 0 or above 255 counts as that, and fractions are cut."""
+    value = step.values[0]
     match step.name:
-        case "solarize":
-            return np.where(levels >= value, 255 - levels, levels)
+        case "solarize":  # whole levels of at least the threshold: those above the whole number before it
+            _, inverted_HW3 = cv2.threshold(view_HW3, math.ceil(value) - 1, LEVELS - 1, cv2.THRESH_BINARY)
+            return as_pixels(cv2.bitwise_xor(view_HW3, inverted_HW3))
+        case "posterize":
+            return view_HW3 & np.uint8(LEVELS - (1 << (8 - int(value))))
         case "solarize_add":
-            return np.where(levels < SOLARIZE_ADD_BELOW, levels + value, levels)
-        case "add":
-            return levels + value
+            return look_up(view_HW3, np.where(_levels() < SOLARIZE_ADD_BELOW, _levels() + value, _levels()))
         case _:
-            return levels & (LEVELS - (1 << (8 - int(value))))
+            return look_up(view_HW3, _levels() + value)
 
 
 def _levels() -> NDArray[np.int64]:
@@ -215,11 +218,15 @@ def sharpness(view_HW3: Pixels, factor: float) -> Pixels:
     if height <= 2 or width <= 2:
         return view_HW3
     sums_HW3 = cv2.boxFilter(view_HW3, cv2.CV_16U, (3, 3), normalize=False)
-    sums_HW3 += view_HW3.astype(np.uint16) << 2
-    smooth_HW3 = cv2.convertScaleAbs(sums_HW3, alpha=1 / 13)  # no sum of whole numbers lies near half of 13
-    sharp_HW3 = np.multiply(smooth_HW3, np.float32(1 - factor), dtype=np.float32)
-    sharp_HW3 += np.multiply(view_HW3, np.float32(factor), dtype=np.float32)
-    sharp_HW3 = np.clip(sharp_HW3, 0, 255, out=sharp_HW3).astype(np.uint8)
+    sharp_HW3 = view_HW3.copy()
+    num_rows = max(1, BLOCK_LEVELS // (3 * width))
+    for rows in (slice(start, start + num_rows) for start in range(0, height, num_rows)):
+        sums = np.left_shift(view_HW3[rows], 2, dtype=np.uint16)
+        sums += sums_HW3[rows]
+        smooth = cv2.convertScaleAbs(sums, alpha=1 / 13)  # no sum of whole numbers lies near half of 13
+        levels = np.multiply(smooth, np.float32(1 - factor), dtype=np.float32)
+        levels += np.multiply(view_HW3[rows], np.float32(factor), dtype=np.float32)
+        sharp_HW3[rows] = np.clip(levels, 0, 255, out=levels)
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         sharp_HW3[edge] = view_HW3[edge]
     return sharp_HW3
