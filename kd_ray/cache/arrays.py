@@ -17,6 +17,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from kd_ray.errors import CacheCorrupt
+from kd_ray.storage.base import Bytes
 
 CRC_BYTES = 4
 Array = NDArray[Any]
@@ -68,25 +69,46 @@ def ranges_of(data: bytes, num_views: int) -> tuple[tuple[int, int], ...]:
     return tuple((index[2 * i], index[2 * i + 1]) for i in range(num_views))
 
 
-def decode_view(data: bytes | memoryview, layout: ArrayLayout, *, location: str) -> Array:
-    """The array [sample, …] of one view from its bytes, after its checksum was found right.
+class ViewBytes:
+    """The bytes of one view of an array, and their checksum as far as they have come; `location` is for messages."""
 
-    Raises:
-        CacheCorrupt: the bytes are too few, or the checksum does not match; `location` is named.
-    """
-    dtype = np.dtype(layout.dtype)
-    num_bytes = int(np.prod(layout.shape[1:], dtype=np.int64)) * dtype.itemsize
-    if len(data) != num_bytes + CRC_BYTES:
-        raise CacheCorrupt(
-            f"{location}: got {len(data)} bytes for one view, expected {num_bytes + CRC_BYTES}; the object is "
-            "truncated or not the one that was committed. Run kd-ray cache repair with this recipe."
-        )
-    view = memoryview(data)
-    stored = int.from_bytes(view[num_bytes:], "little")
-    actual = google_crc32c.value(bytes(view[:num_bytes]))
-    if stored != actual:
-        raise CacheCorrupt(
-            f"{location}: crc32c is {actual:08x}, stored {stored:08x}; the bytes have changed since they were written. "
-            "Run kd-ray cache repair with this recipe."
-        )
-    return np.frombuffer(view[:num_bytes], dtype=dtype).reshape(layout.shape[1:])
+    def __init__(self, data: Bytes, layout: ArrayLayout, *, location: str) -> None:
+        self.data = data
+        self._layout = layout
+        self._location = location
+        self._dtype = np.dtype(layout.dtype)
+        self._num_bytes = int(np.prod(layout.shape[1:], dtype=np.int64)) * self._dtype.itemsize
+        self._count = 0
+        self._crc = 0
+
+    def see(self, part: Bytes) -> None:
+        """The next bytes are there."""
+        self._crc = google_crc32c.extend(self._crc, part[: max(self._num_bytes - self._count, 0)])
+        self._count += len(part)
+
+    def decode(self) -> Array:
+        """The array [sample, …], a view of the bytes.
+
+        Raises:
+            CacheCorrupt: they are too few, or do not match the checksum that follows them.
+        """
+        expected = self._num_bytes + CRC_BYTES
+        if self._count != expected or len(self.data) != expected:
+            raise CacheCorrupt(
+                f"{self._location}: got {self._count} bytes for one view, expected {expected}; the object is truncated "
+                "or not the one that was committed. Run kd-ray cache repair with this recipe."
+            )
+        stored = int.from_bytes(self.data[self._num_bytes :].tobytes(), "little")
+        if stored != self._crc:
+            raise CacheCorrupt(
+                f"{self._location}: crc32c is {self._crc:08x}, stored {stored:08x}; the bytes have changed since they "
+                "were written. Run kd-ray cache repair with this recipe."
+            )
+        return self.data[: self._num_bytes].view(self._dtype).reshape(self._layout.shape[1:])
+
+
+def decode_view(data: Bytes, layout: ArrayLayout, *, location: str) -> Array:
+    """The array [sample, …] of one view in its bytes, of which it is a view; raises what `ViewBytes.decode` does."""
+    view = ViewBytes(data, layout, location=location)
+    view.see(data)
+    return view.decode()

@@ -106,7 +106,8 @@ def _problem_of_array(name: str, layout: ArrayLayout, data: bytes, *, output: Ou
     bad_views = []
     for index, (offset, length) in enumerate(layout.ranges):
         try:
-            decoded = decode_view(data[offset : offset + length], layout, location=name)
+            encoded = np.frombuffer(data[offset : offset + length], dtype=np.uint8)
+            decoded = decode_view(encoded, layout, location=name)
         except CacheCorrupt:
             bad_views.append(commit.unit.view_start + index)
             continue

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_ray.cache.arrays import ArrayLayout, decode_view, encode_group, layout_of
+from kd_ray.cache.arrays import ArrayLayout, ViewBytes, encode_group, layout_of
 from kd_ray.cache.calibration import Calibration
 from kd_ray.cache.codecs import Array, Coding, refuse_not_finite
 from kd_ray.cache.commits import Collection, Commit
@@ -16,7 +16,7 @@ from kd_ray.cache.spec import Spec, explain_absence, read_spec, write_or_check
 from kd_ray.cache.statistics import ChannelStatistics
 from kd_ray.cache.units import Unit
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, FingerprintMismatch
-from kd_ray.storage import Storage, join, open_storage
+from kd_ray.storage import Storage, buffers, join, open_storage
 
 TARGET_SET_FILE = "target_set.json"
 OUTPUT_FILE = "output.json"
@@ -187,13 +187,14 @@ class Output:
         offset, length = layout.ranges[view_index - commit.unit.view_start]
         name = self.collection.object_name(commit, layout.object_name)
         location = self.collection.location(name)
+        view = ViewBytes(buffers.shared.take(length), layout, location=location)
         try:
-            data = self.collection.storage.read_range(name, offset=offset, length=length)
+            self.collection.storage.read_into(name, view.data, offset=offset, seen=view.see)
         except FileNotFoundError as error:
             raise CacheCorrupt(
                 f"{location}: is missing, though its unit is committed. Run kd-ray cache repair with this recipe."
             ) from error
-        return decode_view(data, layout, location=location)
+        return view.decode()
 
     def statistics(self, commits: Iterable[Commit]) -> ChannelStatistics:
         """Per-channel statistics over units, merged in the units' order."""

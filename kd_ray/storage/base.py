@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
 Names = list[str]  # an alias, since `list` is a method below
 
 
@@ -33,6 +37,12 @@ class Storage(Protocol):
 
     def read_range(self, name: str, *, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; fewer, down to none, only where the object ends before."""
+
+    def read_into(self, name: str, buffer: Bytes, *, offset: int, seen: Callable[[Bytes], None]) -> int:
+        """Fill `buffer` from `offset`; how many bytes that were: fewer only where the object ends before.
+
+        `seen` gets part after part as it arrives, while it is in the processor's caches.
+        """
 
     def exists(self, name: str) -> bool:
         """Whether the object is there."""

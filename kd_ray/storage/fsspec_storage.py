@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import Any, BinaryIO
 
 import fsspec
+import numpy as np
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from kd_ray.errors import StorageError
-from kd_ray.storage.base import Names, Stored, join
+from kd_ray.storage.base import Bytes, Names, Stored, join
 from kd_ray.storage.redact import redacted, redacted_text
 
 CONDITIONAL_PROTOCOLS = frozenset({"s3", "s3a"})
@@ -63,6 +64,13 @@ class FsspecStorage:
                 if error.errno == errno.EINVAL and offset >= self._fs.size(self._path(name)):
                     return b""
                 raise
+
+    def read_into(self, name: str, buffer: Bytes, *, offset: int, seen: Callable[[Bytes], None]) -> int:
+        data = self.read_range(name, offset=offset, length=len(buffer))
+        filled = buffer[: len(data)]
+        filled[...] = np.frombuffer(data, dtype=np.uint8)
+        seen(filled)
+        return len(data)
 
     def exists(self, name: str) -> bool:
         with self._named(name, "read"):

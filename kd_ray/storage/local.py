@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kd_ray.errors import StorageError
-from kd_ray.storage.base import Names, Stored
+from kd_ray.storage.base import Bytes, Names, Stored
 
 TEMPORARY_SUFFIX = ".partial"
+PART_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,19 @@ class LocalStorage:
         with self._named(name, "read"), self.path(name).open("rb") as file:
             file.seek(offset)
             return file.read(length)
+
+    def read_into(self, name: str, buffer: Bytes, *, offset: int, seen: Callable[[Bytes], None]) -> int:
+        with self._named(name, "read"), self.path(name).open("rb", buffering=0) as file:
+            file.seek(offset)
+            done = 0
+            while done < len(buffer):
+                part = buffer[done : done + PART_BYTES]
+                count = file.readinto(part.data)
+                if not count:
+                    break
+                seen(part[:count])
+                done += count
+            return done
 
     def exists(self, name: str) -> bool:
         with self._named(name, "read"):

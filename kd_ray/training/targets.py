@@ -18,6 +18,7 @@ from kd_ray.config.kept import KeptFormat
 from kd_ray.config.models import Input
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import Rows
+from kd_ray.storage import buffers
 from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.training.batches import Drawn, TargetKey
 from kd_ray.training.encoded import EncodedTargets
@@ -56,7 +57,7 @@ class CachedTargets:
                 coding=output.coding,
                 calibration=self._calibrations[key],
                 arrays={
-                    name: torch.from_numpy(np.stack([each.loaded.targets[key][name][each.row] for each in drawn]))
+                    name: gathered([each.loaded.targets[key][name][each.row] for each in drawn])
                     for name in drawn[0].loaded.targets[key]
                 },
             )
@@ -101,3 +102,13 @@ class LiveTargets:
 
     def check(self, span: Span, drawn: Drawn) -> None:
         """The teacher sees this very view."""
+
+
+def gathered(rows: Sequence[NDArray[Any]]) -> Tensor:
+    """Rows of one shape and type as one array, in memory that earlier batches have left."""
+    first = np.asarray(rows[0])
+    memory = buffers.shared.take(len(rows) * first.nbytes)
+    gathered = memory.view(first.dtype).reshape(len(rows), *first.shape)
+    for place, row in enumerate(rows):
+        gathered[place] = row
+    return torch.from_numpy(gathered)
