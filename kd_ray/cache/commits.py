@@ -1,25 +1,26 @@
 """Attempts and commits: the only way by which data comes to exist in a cache.
 
 An attempt writes its objects under a name of its own. The commit, created conditionally, comes last and names the
-attempt. Readers trust commits alone; a losing or a crashed attempt is garbage that no reader sees.
+attempt. Readers trust commits alone, or manifests folded from them; a losing or a crashed attempt is garbage that no
+reader sees.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import google_crc32c
 
 from kd_ray.cache.arrays import ArrayLayout
 from kd_ray.cache.commit import Commit, parse_commit_name
+from kd_ray.cache.manifest import MANIFEST, NUM_READERS, Manifest, Manifests
 from kd_ray.cache.units import Span, Unit
 from kd_ray.errors import CacheCorrupt, CacheIncomplete
 from kd_ray.storage import Storage
 
-__all__ = ["NUM_READERS", "Collection", "Commit", "PinnedUnits", "parse_commit_name"]
-
-NUM_READERS = 16
+__all__ = ["Collection", "Commit", "PinnedUnits", "parse_commit_name"]
 
 
 PinnedUnits = Mapping[tuple[Span, int], Commit]
@@ -40,19 +41,43 @@ class Collection:
         """The full address of an object, for messages."""
         return f"{self.storage.uri}/{name}"
 
-    def commits(self) -> dict[Unit, Commit]:
-        """The newest commit of every unit that exists."""
-        newest = self.newest_generations()
-        units = sorted(newest)
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            return dict(zip(units, pool.map(lambda unit: self.read(unit, newest[unit]), units), strict=True))
+    @property
+    def manifests(self) -> Manifests:
+        """Commits folded together."""
+        return Manifests(storage=self.storage, folder=self.folder)
 
-    def newest_generations(self) -> dict[Unit, int]:
+    def commits(self, wanted: Sequence[Unit] | None = None) -> dict[Unit, Commit]:
+        """The newest commit of every unit that exists, or of the `wanted` ones that do; statistics are left out.
+
+        Records are read of those alone that are in no manifest; nothing is listed where all `wanted` units are.
+        """
+        manifest = self.manifests.read()
+        newest = self.newest_generations(wanted, manifest=manifest)
+        units = sorted(newest if wanted is None else newest.keys() & set(wanted))
+        rows = {unit: row for unit in units if (row := manifest.rows.get(unit)) and row.generation == newest[unit]}
+        unfolded = [unit for unit in units if unit not in rows]
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            read = pool.map(lambda unit: replace(self.read(unit, newest[unit]), statistics=None), unfolded)
+            commits = dict(zip(unfolded, read, strict=True))
+        location = self.location(f"{self.folder}/{MANIFEST}")
+        commits |= {unit: Commit.from_row(row, location=location) for unit, row in rows.items()}
+        return {unit: commits[unit] for unit in units}
+
+    def newest_generations(
+        self, wanted: Iterable[Unit] | None = None, *, manifest: Manifest | None = None
+    ) -> dict[Unit, int]:
         """The units that exist and the generation that counts of each, from the names of the records alone.
 
+        Where `manifest` (by default what is folded now) holds all `wanted` units, it says so without a listing, which
+        may know of further units.
+
         Raises:
-            CacheCorrupt: something else lies among them.
+            CacheCorrupt: something else lies among the records.
         """
+        if wanted is not None:
+            held = (manifest or self.manifests.read()).rows
+            if all(unit in held for unit in wanted):
+                return {unit: row.generation for unit, row in held.items()}
         newest: dict[Unit, int] = {}
         for name in self.storage.list(f"{self.folder}/commits"):
             try:
@@ -64,13 +89,34 @@ class Collection:
             newest[unit] = max(generation, newest.get(unit, 0))
         return newest
 
+    def statistics(self, commits: Iterable[Commit]) -> dict[Unit, Mapping[str, Any]]:
+        """The statistics of each commit as recorded, read where they were left out: from manifests, else the records.
+
+        Raises:
+            CacheCorrupt: what is read is not what was committed.
+        """
+        found: dict[Unit, Mapping[str, Any]] = {}
+        left_out: dict[Unit, int] = {}
+        for each in commits:
+            if each.statistics is None:
+                left_out[each.unit] = each.generation
+            else:
+                found[each.unit] = each.statistics
+        if left_out:
+            found |= {unit: json.loads(each) for unit, each in self.manifests.statistics(left_out).items()}
+            units = [unit for unit in left_out if unit not in found]
+            with ThreadPoolExecutor(NUM_READERS) as pool:
+                read = pool.map(lambda unit: self.read(unit, left_out[unit]).statistics or {}, units)
+                found |= dict(zip(units, read, strict=True))
+        return found
+
     def pin(self, wanted: Sequence[Unit]) -> PinnedUnits:
         """The commits of the `wanted` units by (span, view).
 
         Raises:
             CacheIncomplete: some are not committed; how many, and the first of them.
         """
-        commits = self.commits()
+        commits = self.commits(wanted)
         missing = [unit for unit in wanted if unit not in commits]
         if missing:
             raise CacheIncomplete(
@@ -122,6 +168,8 @@ class Collection:
             statistics=statistics or {},
             footers=footers or {},
         )
+        if generation:
+            self.manifests.announce(unit, generation)
         if self.storage.create(self.commit_name(unit, generation), commit.to_json()):
             return True
         # A client that never got the answer to its first try is told, when it tries again, that the object is there:

@@ -198,7 +198,8 @@ class Output:
 
     def statistics(self, commits: Iterable[Commit]) -> ChannelStatistics:
         """Per-channel statistics over units, merged in the units' order."""
-        parts = [ChannelStatistics.from_json(each.statistics) for each in sorted(commits, key=lambda each: each.unit)]
+        recorded = self.collection.statistics(commits)
+        parts = [ChannelStatistics.from_json(recorded[unit]) for unit in sorted(recorded)]
         return reduce(ChannelStatistics.merged, parts)
 
 

@@ -119,7 +119,7 @@ def test_the_record_says_what_was_written(output: Output) -> None:
 
 def test_a_record_is_read_back_equal(output: Output) -> None:
     output.write(UNIT, values_of(UNIT), IDS, attempt="a0")
-    commit = output.collection.commits()[UNIT]
+    commit = output.collection.read(UNIT, 0)
     again = Commit.from_json(commit.to_json(), location="x")
     assert again == commit
 
@@ -168,7 +168,7 @@ def test_a_stray_file_among_the_commits_is_named(output: Output) -> None:
 
 def test_the_highest_generation_is_the_one_that_counts(output: Output) -> None:
     output.write(UNIT, values_of(UNIT), IDS, attempt="a0")
-    first = output.collection.commits()[UNIT]
+    first = output.collection.read(UNIT, 0)
     for generation in (9, 10):
         repaired = replace(first, generation=generation, attempt=f"repair{generation}")
         _commit_path(output).with_name(f"{UNIT.id}.{generation}.json").write_bytes(repaired.to_json())
