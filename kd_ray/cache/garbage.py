@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from kd_ray.cache.catalog import TARGETS, VIEWS, Catalog, Entry
 from kd_ray.cache.commits import Commit
+from kd_ray.cache.fold import covered_parts
+from kd_ray.cache.manifest import MANIFEST
 from kd_ray.cache.records import Records, read_records
 from kd_ray.cache.spec import FINGERPRINT_DIGITS
 from kd_ray.cache.units import Unit
@@ -46,6 +48,7 @@ def find_garbage(catalog: Catalog, *, before_s: float) -> list[Garbage]:
     found += _without_identity(catalog, whole)
     for path, entry in catalog.entries.items():
         found += _attempts(path, entry, whole, before_s=before_s)
+        found += _parts(path, entry, whole)
     return sorted((each for each in found if each.modified_s < before_s), key=lambda each: each.path)
 
 
@@ -98,6 +101,19 @@ def _attempts(path: str, entry: Entry, inventory: Inventory, *, before_s: float)
             yield _garbage(attempt_path, objects, f"superseded by generation {newest.generation}")
 
 
+def _parts(path: str, entry: Entry, inventory: Inventory) -> Iterator[Garbage]:
+    """Parts of a manifest whose commits are in a larger one, too; none where a part cannot be read."""
+    collection = entry.collection
+    try:
+        covered = covered_parts(collection.manifests.read().parts)
+    except (CacheCorrupt, StorageError):
+        return
+    for name in sorted(covered):
+        below = f"{path}{name.removeprefix(collection.folder)}"
+        if below in inventory:
+            yield _garbage(below, {below: inventory[below]}, "folded into a larger part")
+
+
 def _named_attempts(entry: Entry, records: Records, unit: Unit) -> dict[str, int] | None:
     """The attempts that commits of the unit name, with the newest generation of each; None where one is unreadable."""
     named: dict[str, int] = {}
@@ -145,9 +161,13 @@ def whole_target_set(catalog: Catalog, name: str) -> list[Garbage]:
 
 
 def remove_garbage(uri: str, garbage: Sequence[Garbage]) -> None:
-    """Remove everything named; of a whole folder its commits first, so that readers never find half of a unit."""
+    """Remove everything named; of a whole folder its manifests and then its commits first, so that readers never find
+    half of a unit.
+    """
     root = open_storage(uri)
     for each in garbage:
-        for commits in sorted({name.rsplit("/", 1)[0] for name in root.list(each.path) if "/commits/" in name}):
-            root.remove(commits)
+        for folder in (MANIFEST, "commits"):
+            names = root.list(each.path)
+            for place in sorted({name.split(f"/{folder}/")[0] for name in names if f"/{folder}/" in name}):
+                root.remove(f"{place}/{folder}")
         root.remove(each.path)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from kd_ray.cache.commits import NUM_READERS, Collection, Commit, parse_commit_name
+from kd_ray.cache.commits import Collection, Commit, parse_commit_name
 from kd_ray.cache.findings import Finding
+from kd_ray.cache.manifest import MANIFEST, NUM_READERS, Row
 from kd_ray.cache.units import Unit
 from kd_ray.errors import CacheCorrupt, StorageError
 from kd_ray.storage.base import Stored
@@ -36,12 +37,23 @@ class Records:
         return sum(each.num_rows * each.unit.num_views for each in self.newest.values())
 
 
-def read_records(collection: Collection, *, listed: Mapping[str, Stored] | None = None) -> Records:
-    """All commit records of a collection; `listed` is what a listing has found in `commits/`, if one was made."""
+def read_records(
+    collection: Collection, *, listed: Mapping[str, Stored] | None = None, use_manifests: bool = False
+) -> Records:
+    """All commit records of a collection; `listed` is what a listing has found in `commits/`, if one was made.
+
+    With `use_manifests` those that are folded are taken from there, without their statistics.
+    """
     if listed is None:
         listed = collection.storage.inventory(f"{collection.folder}/commits")
     generations: dict[Unit, list[int]] = {}
     findings = []
+    rows: Mapping[Unit, Row] = {}
+    if use_manifests:
+        try:
+            rows = collection.manifests.read().rows
+        except (CacheCorrupt, StorageError) as error:
+            findings.append(Finding.of(error, location=f"{collection.location(collection.folder)}/{MANIFEST}"))
     for name in listed:
         try:
             unit, generation = parse_commit_name(name)
@@ -53,6 +65,9 @@ def read_records(collection: Collection, *, listed: Mapping[str, Stored] | None 
 
     def read(unit: Unit) -> Commit | Finding:
         generation = max(generations[unit])
+        row = rows.get(unit)
+        if row is not None and row.generation == generation:
+            return Commit.from_row(row, location=f"{collection.location(collection.folder)}/{MANIFEST}")
         try:
             return collection.read(unit, generation)
         except (CacheCorrupt, StorageError, FileNotFoundError) as error:

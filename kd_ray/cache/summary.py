@@ -41,7 +41,7 @@ class Line:
 
 def summarize(catalog: Catalog) -> tuple[list[Line], list[Finding]]:
     """Lines in the catalog's order, and what was found wrong on the way; commit records are read, nothing else."""
-    records = {path: read_records(entry.collection) for path, entry in catalog.entries.items()}
+    records = {path: read_records(entry.collection, use_manifests=True) for path, entry in catalog.entries.items()}
     of_view_set = {store.spec.fingerprint: records[path] for path, store in catalog.view_sets.items()}
     lines = [_line(path, entry, records[path], of_view_set) for path, entry in catalog.entries.items()]
     return lines, [*catalog.findings, *(finding for each in records.values() for finding in each.findings)]

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from kd_ray.cache.catalog import Catalog, Entry
+from kd_ray.cache.check_manifest import check_manifest
 from kd_ray.cache.check_unit import check_output_objects, check_view_objects
 from kd_ray.cache.commits import Collection, Commit
 from kd_ray.cache.findings import Finding
@@ -40,7 +41,7 @@ def verify(
     records = {path: read_records(entry.collection) for path, entry in entries.items()}
     findings: dict[str, list[Finding]] = {"": [*catalog.findings, *_lost_identities(catalog)]}
     for path, entry in entries.items():
-        findings[path] = [*records[path].findings]
+        findings[path] = [*records[path].findings, *check_manifest(entry.collection, records[path])]
         if isinstance(entry, Output):
             findings[path] += _calibration_findings(entry, records[path])
             findings[path] += _findings_beside_views(catalog, entry, records[path], known=records)

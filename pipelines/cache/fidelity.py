@@ -60,7 +60,7 @@ def measure_fidelity(uri: str, name: str, *, num_samples: int, console: Console,
             f"{path}: is stored as top_k, which has lost what other codecs would keep. Give an output that is stored "
             "as float32, or extract one into another cache.uri."
         )
-    commits = list(read_records(output.collection).newest.values())
+    commits = list(read_records(output.collection, use_manifests=True).newest.values())
     if not commits:
         raise CacheIncomplete(f"{uri}/{path}: has no units yet. Run the extract stage first.")
     share = share_of(output, commits, num_samples=num_samples)

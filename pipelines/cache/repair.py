@@ -1,12 +1,13 @@
 """`kd-ray cache repair`: verify what a recipe uses of its cache, and compute exactly what is bad again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from kd_ray.cache.catalog import Catalog, Entry, read_catalog
+from kd_ray.cache.check_manifest import check_manifest, fold_again
 from kd_ray.cache.findings import Finding
 from kd_ray.cache.units import Unit
 from kd_ray.cache.verify import check_unit
@@ -46,16 +47,24 @@ def repair_cache(recipe: Recipe, *, console: Console, as_json: bool) -> int:
             stages=STAGES,
         )
         corpus = pack_corpus(run)
-        plan = make_plan(recipe, corpus, prepare_teachers(run, corpus))
+        teachers = prepare_teachers(run, corpus)
         catalog = read_catalog(recipe.cache.uri)
+        # a part that cannot be read stops the planning already
+        refolded = fold_again(
+            catalog, {path: [*check_manifest(each.collection, None)] for path, each in catalog.entries.items()}
+        )
+        plan = make_plan(recipe, corpus, teachers)
         wanted = _wanted(plan)
         entries = {path: entry for path, entry in catalog.entries.items() if path in wanted}
         findings = verify_with_progress(catalog, entries, console=progress_console).findings
+        if contradicting := fold_again(catalog, findings):
+            plan = make_plan(recipe, corpus, teachers)
+        refolded |= contradicting
         repairs = repairs_of(findings, {path: entry.collection for path, entry in entries.items()}, wanted=wanted)
         print_findings(progress_console, (each for found in findings.values() for each in found))
         if repairs.num_units:
             extract_targets(run, _repaired(plan, repairs), stage="repair")
-        left = [*_not_repaired(findings, repairs), *_still_bad(catalog, repairs)]
+        left = [*_not_repaired(findings, repairs, refolded), *_still_bad(catalog, repairs)]
         forwards = run.counts["extract/teacher_forwards"]
     if as_json:
         print_json(
@@ -64,12 +73,13 @@ def repair_cache(recipe: Recipe, *, console: Console, as_json: bool) -> int:
                     path: {unit.id: generation for unit, generation in units.items()}
                     for path, units in repairs.generations.items()
                 },
+                "parts_folded_again": sorted(each.location for each in refolded),
                 "teacher_forwards": forwards,
                 "findings": findings_json(left),
             }
         )
     else:
-        console.print(_last_line(repairs, forwards, left), highlight=False)
+        console.print(_last_line(repairs, refolded, forwards, left), highlight=False)
         print_findings(console, left)
     return EXIT_FOUND if left else 0
 
@@ -92,12 +102,14 @@ def _repaired(plan: CachePlan, repairs: Repairs) -> CachePlan:
     return replace(plan, training=training, evaluation=of(plan.evaluation))
 
 
-def _not_repaired(findings: Mapping[str, tuple[Finding, ...]], repairs: Repairs) -> list[Finding]:
+def _not_repaired(
+    findings: Mapping[str, tuple[Finding, ...]], repairs: Repairs, refolded: Set[Finding]
+) -> list[Finding]:
     return [
         each
         for path, found in findings.items()
         for each in found
-        if each.unit is None or each.unit not in repairs.generations.get(path, {})
+        if (each.unit is None or each.unit not in repairs.generations.get(path, {})) and each not in refolded
     ]
 
 
@@ -112,8 +124,10 @@ def _still_bad(catalog: Catalog, repairs: Repairs) -> list[Finding]:
     ]
 
 
-def _last_line(repairs: Repairs, forwards: int, left: list[Finding]) -> str:
-    if not repairs.num_units and not left:
+def _last_line(repairs: Repairs, refolded: Set[Finding], forwards: int, left: list[Finding]) -> str:
+    if not repairs.num_units and not refolded and not left:
         return "nothing to repair"
     told = f"{repairs.num_units} units computed again with {forwards:,} teacher forwards"
+    if refolded:
+        told += f", {len(refolded)} bad parts of manifests folded again"
     return f"{told}; {len(left)} findings are left:" if left else told

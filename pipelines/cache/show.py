@@ -24,7 +24,7 @@ def show_entry(uri: str, name: str, *, console: Console, as_json: bool) -> None:
     """
     catalog = read_catalog(uri)
     path, entry = catalog.one(name, catalog.entries)
-    records = read_records(entry.collection)
+    records = read_records(entry.collection, use_manifests=True)
     document = _document(path, entry, records)
     if as_json:
         print_json({**document, "findings": findings_json(records.findings)})

@@ -115,7 +115,8 @@ def test_one_flipped_byte_costs_one_unit_of_one_output(
     assert {name: after[name] for name in before} == before
     new = {name for name in after if name not in before}
     assert f"{path}/commits/{unit.id}.1.json" in new
-    assert all(name.startswith((f"{path}/commits/{unit.id}.1.json", f"{path}/units/{unit.id}/again/")) for name in new)
+    places = ("commits/{unit}.1.json", "manifest/newer/{unit}.1", "units/{unit}/again/")
+    assert all(name.startswith(tuple(f"{path}/{place.format(unit=unit.id)}" for place in places)) for name in new)
     assert not verified(plan).all_findings
     assert not repaired(plan).missing
     assert losses_of(plan, tiny_teacher, tiny_corpus) == expected

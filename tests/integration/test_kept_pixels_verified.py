@@ -153,6 +153,7 @@ def test_a_repair_writes_views_and_pixels_again_and_an_added_teacher_reads_those
     new = f"{path}/units/{unit.id}/again"
     assert set(after) - set(before) == {
         f"{path}/commits/{unit.id}.1.json",
+        f"{path}/manifest/newer/{unit.id}.1",
         f"{new}/{VIEWS_OBJECT}",
         f"{new}/{PIXELS_OBJECT}",
     }
