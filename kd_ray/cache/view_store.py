@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from kd_ray.cache.commits import Collection, Commit
 from kd_ray.cache.kept_pixels import damaged, encode_kept, footer_of, read_footer, read_kept
-from kd_ray.cache.plan import Grid
+from kd_ray.cache.plan import Grid, wanted_units
 from kd_ray.cache.spec import Spec, read_spec, write_or_check
 from kd_ray.cache.target_set import SampleIds, members_digest, refuse_other_members
-from kd_ray.cache.units import Unit
+from kd_ray.cache.units import Span, Unit
 from kd_ray.errors import CacheCorrupt, StorageError
 from kd_ray.storage import Storage, join, open_storage
 from kd_ray.storage.range_file import RangeFile
@@ -38,6 +38,13 @@ class ViewStore:
     def units(self) -> list[Unit]:
         """The units that have been committed."""
         return sorted(self.collection.newest_generations())
+
+    def units_for(self, spans: Sequence[Span], *, num_views: int) -> list[Unit]:
+        """The committed units; nothing is listed where those in manifests cover all views [0, num_views) of `spans`."""
+        folded = self.collection.manifests.read().rows
+        if folded.keys() >= set(wanted_units(spans, num_views=num_views, grid=self.grid, existing=folded)):
+            return sorted(folded)
+        return self.units()
 
     def write(
         self,

@@ -99,8 +99,8 @@ class TargetPlan:
         total = 0
         for spec in self.job.outputs.values():
             output = find_output(self.job.cache_uri, self.job.target_set, spec)
-            commits = output.collection.commits() if output is not None else {}
-            total += sum(commits[unit].num_bytes for unit in self.view_set.units if unit in commits)
+            commits = output.collection.commits(self.view_set.units) if output is not None else {}
+            total += sum(each.num_bytes for each in commits.values())
         return total
 
 
@@ -138,7 +138,7 @@ def plan_view_set(
         grid = store.grid
     groups = {shard.name: shard.rows_per_group for shard in corpus.shards(split)}
     spans = spans_of({name: len(rows) for name, rows in groups.items()}, unit_row_groups=grid.unit_row_groups)
-    existing = store.units() if store is not None else []
+    existing = [] if store is None else store.units_for(spans, num_views=num_views)
     units = tuple(wanted_units(spans, num_views=num_views, grid=grid, existing=existing))
     refuse_without_masks(corpus, {unit.span for unit in missing_units(units, existing)}, policy=policy)
     plan = ViewSetPlan(
@@ -269,12 +269,12 @@ def plan_targets(
     calibrates = False
     for name, spec in specs.items():
         output = find_output(cache_uri, target_set, spec)
-        generations[name] = output.collection.newest_generations() if output is not None else {}
+        generations[name] = output.collection.newest_generations(view_set.units) if output is not None else {}
         without_output |= set(missing_units(view_set.units, generations[name]))
         if Coding.from_identity(spec.identity).needs_calibration and not generations[name]:
             calibrates |= output is None or output.calibration() is None
     store = find_view_store(cache_uri, view_set.spec)
-    generations[VIEWS] = store.collection.newest_generations() if store is not None else {}
+    generations[VIEWS] = store.collection.newest_generations(view_set.units) if store is not None else {}
     without_views = set(missing_units(view_set.units, generations[VIEWS]))
     calibrating = calibrating_unit(view_set.units[0]) if view_set.units else None
     calibrating_views = _views_of_one_group(corpus, view_set.split, calibrating) if calibrates and calibrating else 0

@@ -1,5 +1,9 @@
 """extract: every teacher over every view that is missing, each forward pass once."""
 
+from functools import partial
+
+from kd_ray.errors import StorageError
+from kd_ray.extraction.folding import Folding
 from kd_ray.extraction.unit import UnitReport
 from kd_ray.telemetry.progress import Meter
 from kd_ray.telemetry.units import human_bytes
@@ -12,7 +16,8 @@ def extract_targets(run: Run, plan: CachePlan, *, stage: str = "extract") -> Non
     key = key_of(targets=[each.job.target_set.fingerprint for each in plan.all])
     missing = [each for each in plan.all if each.missing]
     if not missing:
-        run.committed_outcome(stage, key=key, detail=describe(forwards=0, num_bytes=stored_bytes(plan), rounded=0))
+        told = describe(forwards=0, num_bytes=stored_bytes(plan), rounded=0)
+        run.committed_outcome(stage, key=key, detail=told + fold_what_is_left(plan))
         return
 
     def do(meter: Meter) -> tuple[None, int, str]:
@@ -27,7 +32,9 @@ def extract_targets(run: Run, plan: CachePlan, *, stage: str = "extract") -> Non
         total = sum(each.view_set.views_in(each.missing) for each in missing)
         tally = _Tally(run, meter, total)
         for each in missing:
-            extract_units(each.job, each.missing, on_report=tally.add)
+            extract_units(each.job, each.missing, on_report=partial(tally.add, folding=Folding(each)))
+        for each in plan.all:
+            Folding(each).seal()
         told = describe(forwards=tally.forwards, num_bytes=stored_bytes(plan), rounded=tally.rounded)
         return None, tally.views, told
 
@@ -42,14 +49,25 @@ class _Tally:
         self.views = self.forwards = self.rounded = 0
         meter.update(0, total=total)
 
-    def add(self, report: UnitReport) -> None:
-        """One more unit."""
+    def add(self, report: UnitReport, *, folding: Folding) -> None:
+        """One more unit, whose commits are folded in time."""
         self.views += report.num_views
         self.forwards += report.num_forwards
         self.rounded += report.num_rounded
         self._run.counts["extract/teacher_forwards"] += report.num_forwards
         self._run.events.write("unit", id=report.unit_id, views=report.num_views, seconds=round(report.seconds, 3))
         self._meter.update(self.views, total=self._total)
+        folding.add(report.unit_id)
+
+
+def fold_what_is_left(plan: CachePlan) -> str:
+    """Fold what an earlier run has committed; where the cache cannot be written, a warning for the stage's line."""
+    try:
+        for each in plan.all:
+            Folding(each).seal()
+    except StorageError as error:
+        return f". WARNING: commits are not folded, which makes opening the cache slow: {error}"
+    return ""
 
 
 def describe(*, forwards: int, num_bytes: int, rounded: int) -> str:
