@@ -1,10 +1,11 @@
 """python -m tests.benchmarks: every benchmark, a table each, and the same as JSON under out/bench/."""
 
-from tests.benchmarks import cache_reading, cached_epoch, kept_views, packing, views
+from tests.benchmarks import cache_reading, cached_epoch, kept_views, manifests, packing, views
 
 if __name__ == "__main__":
     cached_epoch.main([])
     views.main([])
     kept_views.main([])
     cache_reading.main([])
+    manifests.main([])
     packing.main(["speed"])

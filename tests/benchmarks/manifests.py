@@ -62,7 +62,7 @@ def _counted(collection, work) -> dict[str, float]:  # type: ignore[no-untyped-d
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--units", type=int, nargs="+", default=[3000, 100_000])
+    parser.add_argument("--units", type=int, nargs="+", default=[3000])
     parser.add_argument("--channels", type=int, default=16)
     options = parser.parse_args(arguments)
     found = {num_units: measure(num_units, options.channels) for num_units in options.units}

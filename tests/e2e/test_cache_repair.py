@@ -24,9 +24,14 @@ def test_a_flipped_byte_is_found_and_repaired(finished: FinishedRun, tmp_path: P
     data = bytearray(damaged.read_bytes())
     data[7] ^= 1
     damaged.write_bytes(data)
+    folded = sorted(out.glob("cache/*/**/manifest/records/*.parquet"))
+    assert len(folded) == len(list(out.glob("cache/**/commits"))), "each collection is folded at the end of extraction"
+    part = folded[0]
+    part.write_bytes(part.read_bytes()[1:])
     found = run([*KD_RAY, "cache", "verify", cache])
     assert found.returncode == 1, found.stdout + found.stderr
     assert str(damaged) in found.stdout
+    assert str(part) in found.stdout
 
     with ray_folder() as ray:
         recipe = [str(ROOT / "conf" / "quickstart.yaml"), f"out={out}", f"cluster.temp_dir={ray}", *SMALL]
@@ -36,6 +41,7 @@ def test_a_flipped_byte_is_found_and_repaired(finished: FinishedRun, tmp_path: P
         ((units),) = told["repaired"].values()
         assert list(units.values()) == [1]
         assert told["findings"] == []
+        assert told["parts_folded_again"] == [str(part)]
         assert told["teacher_forwards"] == UNIT_VIEWS
         again = run([*KD_RAY, "cache", "repair", *recipe])
         assert again.returncode == 0, again.stdout + again.stderr
