@@ -17,8 +17,10 @@ from kd_ray.cache.verify import verify
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheCorrupt
 from kd_ray.extraction.folding import Folding
-from kd_ray.extraction.plan import KnownTeacher
+from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.storage import LocalStorage
+from pipelines.stages.extract import fold_what_is_left
+from pipelines.stages.plan import CachePlan
 from tests.support.many_commits import counting, many_units, write_records
 from tests.support.tiny_cache import IDS, UNIT, values_of
 from tests.support.tiny_world import extract, plan_teacher, plan_views
@@ -171,8 +173,8 @@ def test_a_plans_commits_are_folded_as_they_are_reported_and_the_next_plan_reads
     monkeypatch.setattr("kd_ray.extraction.folding.FOLD_EVERY", 2)
     uri = str(tmp_path)
 
-    def planned():  # type: ignore[no-untyped-def]
-        views = plan_views(tiny_corpus, uri, num_views=2)
+    def planned(num_views: int = 2) -> TargetPlan:
+        views = plan_views(tiny_corpus, uri, num_views=num_views)
         return plan_teacher(tiny_teacher, views, tiny_corpus, uri, outputs=("summary", "logits"))
 
     plan = planned()
@@ -192,3 +194,25 @@ def test_a_plans_commits_are_folded_as_they_are_reported_and_the_next_plan_reads
     assert not again.missing
     assert again.view_set.units == plan.view_set.units
     assert again.committed_bytes() > 0
+    grown = planned(num_views=4)
+    assert set(grown.missing) == set(grown.view_set.units) - set(plan.view_set.units)
+    assert len(grown.missing) == len(plan.view_set.units)
+
+
+def test_a_complete_cache_that_cannot_be_written_is_used_with_a_warning(
+    tiny_corpus: PackedCorpus, tiny_teacher: KnownTeacher, tmp_path: Path
+) -> None:
+    def planned() -> CachePlan:
+        views = plan_views(tiny_corpus, tmp_path, num_views=1)
+        plan = plan_teacher(tiny_teacher, views, tiny_corpus, tmp_path, outputs=("logits",))
+        return CachePlan(training_views={}, training={}, evaluation={"teacher": plan}, is_live=False)
+
+    extract(planned().evaluation["teacher"])
+    collections = [each.collection for each in read_catalog(str(tmp_path)).entries.values()]
+    in_the_way = Path(collections[0].location(collections[0].folder), "manifest")
+    in_the_way.write_text("no folder can be made here")
+    told = fold_what_is_left(planned())
+    assert told.startswith(f". WARNING: commits are not folded, which makes opening the cache slow: {in_the_way}")
+    in_the_way.unlink()
+    assert fold_what_is_left(planned()) == ""
+    assert all(set(each.manifests.read().rows) == set(each.commits()) for each in collections)
