@@ -9,8 +9,10 @@ from kd_ray.cache.catalog import TARGETS, VIEWS, Catalog, Entry
 from kd_ray.cache.commits import Commit
 from kd_ray.cache.fold import covered_parts
 from kd_ray.cache.manifest import MANIFEST
+from kd_ray.cache.moments import superseded
 from kd_ray.cache.records import Records, read_records
 from kd_ray.cache.spec import FINGERPRINT_DIGITS
+from kd_ray.cache.target_set import Output
 from kd_ray.cache.units import Unit
 from kd_ray.errors import CacheCorrupt, RecipeError, StorageError
 from kd_ray.storage import open_storage, redacted
@@ -49,6 +51,8 @@ def find_garbage(catalog: Catalog, *, before_s: float) -> list[Garbage]:
     for path, entry in catalog.entries.items():
         found += _attempts(path, entry, whole, before_s=before_s)
         found += _parts(path, entry, whole)
+        if isinstance(entry, Output):
+            found += _superseded_moments(entry, whole)
     return sorted((each for each in found if each.modified_s < before_s), key=lambda each: each.path)
 
 
@@ -66,6 +70,13 @@ def _without_identity(catalog: Catalog, inventory: Inventory) -> Iterator[Garbag
         objects = _below(path, inventory)
         if objects and NAMED_BY_FINGERPRINT.search(path) and not any("/commits/" in name for name in objects):
             yield _garbage(path, objects, "a folder without an identity file")
+
+
+def _superseded_moments(output: Output, inventory: Inventory) -> Iterator[Garbage]:
+    for name in superseded(output):
+        path = f"{TARGETS}/{output.target_set.folder}/{name}"
+        if path in inventory:
+            yield _garbage(path, {path: inventory[path]}, "second moments that have been folded into others")
 
 
 def _below(path: str, inventory: Inventory) -> dict[str, Stored]:

@@ -9,6 +9,7 @@ from kd_ray.cache.check_manifest import check_manifest
 from kd_ray.cache.check_unit import check_output_objects, check_view_objects
 from kd_ray.cache.commits import Collection, Commit
 from kd_ray.cache.findings import Finding
+from kd_ray.cache.moments import read_folded
 from kd_ray.cache.records import REPAIR, Records, read_records
 from kd_ray.cache.target_set import Output
 from kd_ray.cache.units import Unit
@@ -44,6 +45,7 @@ def verify(
         findings[path] = [*records[path].findings, *check_manifest(entry.collection, records[path])]
         if isinstance(entry, Output):
             findings[path] += _calibration_findings(entry, records[path])
+            findings[path] += _moments_findings(entry)
             findings[path] += _findings_beside_views(catalog, entry, records[path], known=records)
     work = [(path, commit) for path in entries for commit in records[path].newest.values()]
     total, done = sum(each.num_bytes for each in records.values()), 0
@@ -113,6 +115,12 @@ def _calibration_findings(output: Output, records: Records) -> Iterator[Finding]
     elif calibration is not None and calibration.mean_D.shape != output.shape[-1:]:
         channels, expected = len(calibration.mean_D), output.shape[-1]
         yield Finding(location=location, problem=f"has {channels} channels, expected {expected}. Restore it.")
+
+
+def _moments_findings(output: Output) -> Iterator[Finding]:
+    for name, found in read_folded(output):
+        if isinstance(found, CacheCorrupt):
+            yield Finding.of(found, location=output.collection.location(name))
 
 
 def _findings_beside_views(
