@@ -8,18 +8,21 @@
 | uint8 | `values`, uint8; `maximum`, `step`, float32, one a token | maximum - code * step |
 | top_k | `indices` and `values`, float16, of the k greatest; `maximum`; `log_sum_exp`, one a temperature | see `TopK` |
 
+With a basis, these are of the coefficients [view, sample, …, k], from which the values follow.
+
 A token is one vector over the last axis. Shape letters: V views, N samples, X anything, D channels, K classes, k kept
 classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.cache.basis import RECIPE as BASIS_RECIPE
 from kd_ray.cache.calibration import Calibration
 from kd_ray.config.models import Codec, TargetOutput
 from kd_ray.errors import ExtractionError
@@ -33,17 +36,27 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coding:
-    """A codec with all that decides its bytes; `shape` is that of one view's values as the teacher gives them."""
+    """A codec with all that decides its bytes; `shape` is that of one view's values as the teacher gives them.
+
+    With `explained_variance` the codec stores coefficients in a basis that explains such a share.
+    """
 
     codec: Codec
     shape: tuple[int, ...]
     k: int | None = None
     temperatures: tuple[float, ...] = ()
+    explained_variance: float | None = None
 
     @staticmethod
     def of(output: TargetOutput, shape: tuple[int, ...]) -> "Coding":
         """As a recipe asks for it."""
-        return Coding(codec=output.codec, shape=shape, k=output.k, temperatures=output.temperatures or ())
+        return Coding(
+            codec=output.codec,
+            shape=shape,
+            k=output.k,
+            temperatures=output.temperatures or (),
+            explained_variance=None if output.basis is None else output.basis.explained_variance,
+        )
 
     @staticmethod
     def from_identity(identity: Mapping[str, Any]) -> "Coding":
@@ -53,22 +66,43 @@ class Coding:
             shape=tuple(identity["shape"]),
             k=identity.get("k"),
             temperatures=tuple(identity.get("temperatures", ())),
+            explained_variance=identity.get("basis", {}).get("explained_variance"),
         )
 
     def identity(self) -> dict[str, Any]:
         """What of it is not the same for all outputs of that codec."""
         if self.codec == "top_k":
             return {"k": self.k, "temperatures": list(self.temperatures)}
-        return {"calibration": Calibration.RECIPE} if self.needs_calibration else {}
+        identity: dict[str, Any] = {"calibration": Calibration.RECIPE} if self.codec == "int8" else {}
+        if self.explained_variance is not None:
+            identity["basis"] = {"explained_variance": self.explained_variance, "recipe": BASIS_RECIPE}
+        return identity
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether means and deviations by channel must be known before anything is stored."""
-        return self.codec == "int8"
+        """Whether means and deviations by channel, or a basis, must be known before anything is stored."""
+        return self.codec == "int8" or self.explained_variance is not None
+
+    def calibrate(self, values: Floats, *, what: str) -> Calibration:
+        """What it is to be fixed from values [..., D].
+
+        Raises:
+            ExtractionError: they are too few for a basis; `what` says whose.
+        """
+        if self.explained_variance is None:
+            return Calibration.of(values)
+        return Calibration.with_basis(values, explained_variance=self.explained_variance, what=what)
+
+    def as_stored(self, calibration: Calibration | None) -> "Coding":
+        """That of the coefficients where there is a basis; else, or as long as it is not fixed, the same."""
+        if calibration is None or calibration.basis is None:
+            return self
+        num_coefficients = len(calibration.basis.directions_kD)
+        return replace(self, shape=(*self.shape[:-1], num_coefficients), explained_variance=None)
 
     @property
     def bytes_per_view(self) -> int:
-        """What one view of one sample takes, without checksums."""
+        """What one view of one sample takes, without checksums; with a basis that is not fixed, at most."""
         num_tokens = prod(self.shape[:-1])
         match self.codec:
             case "float32":
@@ -90,6 +124,11 @@ class Coding:
             ExtractionError: a value is not finite, or does not fit; `what` says whose.
         """
         refuse_not_finite(values_VND, what=what)
+        if self.explained_variance is not None:
+            assert calibration is not None
+            assert calibration.basis is not None
+            coefficients = calibration.basis.coefficients(values_VND)
+            return self.as_stored(calibration).encode(coefficients, calibration=calibration, what=what)
         match self.codec:
             case "float32":
                 return {"values": values_VND.astype("<f4")}
@@ -112,6 +151,11 @@ class Coding:
 
         Of top_k: log-probabilities at temperature 1, what is not kept sharing the rest equally.
         """
+        if self.explained_variance is not None:
+            assert calibration is not None
+            assert calibration.basis is not None
+            coefficients = self.as_stored(calibration).decode(arrays, calibration=calibration)
+            return calibration.basis.values(coefficients)
         match self.codec:
             case "float32" | "float16":
                 return arrays["values"]

@@ -17,6 +17,7 @@ from kd_ray.errors import ExtractionError
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 KEPT_CLASSES = (5, 20, 100)
+EXPLAINED_VARIANCES = (0.99, 0.95, 0.9)
 
 Array = NDArray[Any]
 Doubles = NDArray[np.float64]
@@ -53,13 +54,16 @@ class Fidelity:
 
 
 def codings_for(shape: tuple[int, ...], *, is_logits: bool) -> list[Coding]:
-    """All that a recipe may ask for, the most exact first; top_k with some numbers of classes to keep."""
+    """All that a recipe may ask for, the most exact first; top_k and bases with some numbers and shares to keep."""
     names: list[Codec] = ["float32", "float16", "bfloat16", "int8", *(("uint8",) if is_logits else ())]
     codings = [Coding(codec=name, shape=shape) for name in names]
     if is_logits:
         kept = (k for k in KEPT_CLASSES if k < shape[-1])
-        codings += [Coding(codec="top_k", shape=shape, k=k, temperatures=TEMPERATURES) for k in kept]
-    return codings
+        return codings + [Coding(codec="top_k", shape=shape, k=k, temperatures=TEMPERATURES) for k in kept]
+    of_bases: list[Codec] = ["float16", "int8"]
+    return codings + [
+        Coding(codec=name, shape=shape, explained_variance=share) for share in EXPLAINED_VARIANCES for name in of_bases
+    ]
 
 
 def measure(
@@ -72,14 +76,14 @@ def measure(
     is_logits: bool,
 ) -> Fidelity:
     """`coding` on values [..., D], part by part, of which `mean_D` and `variance_D` are known."""
-    title = f"top_k, k = {coding.k}" if coding.codec == "top_k" else str(coding.codec)
+    title, bytes_per_view = title_of(coding), coding.as_stored(calibration).bytes_per_view
     tally = _Tally(mean_D)
     for part in parts:
         exact_VN = np.asarray(part, np.float32).reshape(1, -1, *coding.shape)
         try:
             arrays = coding.encode(exact_VN, calibration=calibration, what=title)
         except ExtractionError as error:
-            return Fidelity(title=title, bytes_per_view=coding.bytes_per_view, refused=str(error))
+            return Fidelity(title=title, bytes_per_view=bytes_per_view, refused=str(error))
         exact_XD = exact_VN.reshape(-1, coding.shape[-1]).astype(np.float64)
         if coding.codec == "top_k":
             top_k = TopK.from_arrays(arrays, coding.temperatures)
@@ -90,7 +94,14 @@ def measure(
         tally.add_values(exact_XD, decoded_XD)
         if is_logits:
             tally.add_divergence(exact_XD, [log_softmax(decoded_XD / t) for t in TEMPERATURES])
-    return tally.result(title, coding.bytes_per_view, variance_D=variance_D)
+    return tally.result(title, bytes_per_view, variance_D=variance_D)
+
+
+def title_of(coding: Coding) -> str:
+    """What people call it."""
+    if coding.explained_variance is not None:
+        return f"{coding.codec}, basis {coding.explained_variance:g}"
+    return f"top_k, k = {coding.k}" if coding.codec == "top_k" else str(coding.codec)
 
 
 class _Tally:

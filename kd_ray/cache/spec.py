@@ -39,14 +39,15 @@ def target_set_spec(name: str, *, teacher: Mapping[str, Any], view_set_fingerpri
     return Spec(name=name, identity=identity)
 
 
-def output_spec(name: str, *, coding: Coding, stage: int | None) -> Spec:
-    """One output of a target set as stored, and the `stage` of the network where it matters (spatial)."""
+def output_spec(name: str, *, coding: Coding, stage: int | None, pool: int | None = None) -> Spec:
+    """One output of a target set as stored; where they matter, the `stage` of the network and its pooling."""
     identity = {
         "format": FORMAT_VERSION,
         "output": name,
         "shape": list(coding.shape),
         "codec": coding.codec,
         "stage": stage,
+        **({"pool": pool} if pool is not None else {}),
         **coding.identity(),
     }
     return Spec(name=name, identity=identity)

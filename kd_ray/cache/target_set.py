@@ -109,10 +109,11 @@ class Output:
         """Fix the calibration from values [view, sample, …] where none is fixed yet: the first one stays.
 
         Raises:
-            ExtractionError: a value is not finite.
+            ExtractionError: a value is not finite, or there are too few for a basis.
         """
-        refuse_not_finite(values_VND, what=f"{self.target_set.name} {self.spec.name} of the calibrating views")
-        calibration = Calibration.of(values_VND)
+        what = f"{self.target_set.name} {self.spec.name} of the calibrating views"
+        refuse_not_finite(values_VND, what=what)
+        calibration = self.coding.calibrate(values_VND, what=what)
         self.collection.storage.create(f"{self.collection.folder}/{CALIBRATION_FILE}", calibration.to_json())
 
     def write(

@@ -112,8 +112,8 @@ def _calibration_findings(output: Output, records: Records) -> Iterator[Finding]
     if calibration is None and records.generations:
         problem = "is missing, and no value of this output can be read without it. Restore it."
         yield Finding(location=location, problem=problem)
-    elif calibration is not None and calibration.mean_D.shape != output.shape[-1:]:
-        channels, expected = len(calibration.mean_D), output.shape[-1]
+    elif calibration is not None and calibration.num_channels != output.shape[-1]:
+        channels, expected = calibration.num_channels, output.shape[-1]
         yield Finding(location=location, problem=f"has {channels} channels, expected {expected}. Restore it.")
 
 

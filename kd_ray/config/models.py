@@ -1,11 +1,11 @@
 """Which network, with which weights, fed how: shared by teachers and students."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Location, Section
+from kd_ray.config.base import Location, Misfits, Section
 from kd_ray.config.corpus import PositiveInt
 from kd_ray.config.views import Interpolation, Policy, SizePx
 
@@ -124,6 +124,12 @@ class TeacherResources(Resources):
         return self
 
 
+class Basis(Section):
+    """The fewest directions that explain this share of the variance; coefficients in them are stored."""
+
+    explained_variance: Annotated[float, Field(gt=0, lt=1)]
+
+
 class TargetOutput(Section):
     """How one output of a teacher is stored; `uint8` and `top_k` are for logits.
 
@@ -131,11 +137,17 @@ class TargetOutput(Section):
     """
 
     codec: Codec = "float16"
-    # keys over a dump are older than these two fields
+    # keys over a dump are older than these four fields
     k: PositiveInt | None = Field(default=None, exclude_if=lambda k: k is None)
     temperatures: Annotated[tuple[Temperature, ...], Field(min_length=1)] | None = Field(
         default=None, exclude_if=lambda temperatures: temperatures is None
     )
+    pool: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="spatial: means of pool x pool places; it divides both sides of the grid",
+        exclude_if=lambda pool: pool is None,
+    )
+    basis: Basis | None = Field(default=None, exclude_if=lambda basis: basis is None)
 
     @model_validator(mode="before")
     @classmethod
@@ -168,11 +180,34 @@ class Outputs(Section):
     def _something(self) -> "Outputs":
         if not self.names():
             raise ValueError("no output is asked for; name at least one of summary, spatial, logits")
-        for name in ("summary", "spatial"):
-            output: TargetOutput | None = getattr(self, name)
-            if output is not None and output.codec in LOGITS_CODECS:
-                raise ValueError(f"{name}: codec {output.codec} is for logits; take int8, float16, bfloat16 or float32")
+        found = []
+        for name in self.names():
+            output = self.stored_as(name)
+            if name != "logits" and output.codec in LOGITS_CODECS:
+                reason = f"codec {output.codec} is for logits; take int8, float16, bfloat16 or float32"
+                found.append((f"{name}.codec", reason))
+            if name != "spatial" and output.pool is not None:
+                found.append((f"{name}.pool", f"pool is for spatial, {name} has no grid; remove it"))
+            if name == "logits" and output.basis is not None:
+                reason = "basis is for summary and spatial; remove it, or take codec: top_k for fewer bytes"
+                found.append((f"{name}.basis", reason))
+        if found:
+            raise Misfits(found)
         return self
+
+    def reduced(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """What is left of outputs of these `shapes` after pooling.
+
+        Raises:
+            ValueError: the factor does not divide the grid.
+        """
+        pool = self.spatial.pool if self.spatial is not None else None
+        if pool is None or "spatial" not in shapes:
+            return dict(shapes)
+        height, width, channels = shapes["spatial"]
+        if height % pool or width % pool:
+            raise ValueError(f"got {pool}, which does not divide the grid of {height}x{width}")
+        return {**shapes, "spatial": (height // pool, width // pool, channels)}
 
     def names(self) -> tuple[str, ...]:
         """The outputs asked for, in a fixed order."""

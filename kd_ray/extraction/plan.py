@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from kd_ray.cache.calibration import calibrating_unit
 from kd_ray.cache.codecs import Coding
@@ -225,6 +226,16 @@ def _refuse_too_many_kept(teacher: KnownTeacher, outputs: Sequence[str]) -> None
             )
 
 
+def _refuse_too_few_for_basis(coding: Coding, num_views: int, *, what: str) -> None:
+    num_tokens, num_channels = num_views * prod(coding.shape[:-1]), coding.shape[-1]
+    if coding.explained_variance is not None and num_views and num_tokens <= num_channels:
+        raise RecipeError(
+            f"{what}: it is found from the first {num_views:,} views, whose {num_tokens:,} vectors are too few for "
+            f"{num_channels:,} channels: more of them than channels are needed. Remove basis, or use more views "
+            "(up to 4 count) or a larger corpus.row_group_size."
+        )
+
+
 def _views_of_one_group(corpus: PackedCorpus, split: SplitName, unit: Unit) -> int:
     groups = {shard.name: shard.rows_per_group for shard in corpus.shards(split)}
     return groups[unit.span.shard][unit.span.group_start] * unit.num_views
@@ -244,7 +255,7 @@ def plan_targets(
 
     Raises:
         FingerprintMismatch: a folder of the cache does not hold what its name says.
-        RecipeError: as many of the logits are to be kept as there are.
+        RecipeError: as many of the logits are to be kept as there are, or too few views show what a basis is to be.
     """
     identity = teacher_identity(
         teacher.config, weights_fingerprint=teacher.weights_fingerprint, num_classes=teacher.num_classes
@@ -258,6 +269,7 @@ def plan_targets(
             name,
             coding=Coding.of(teacher.config.outputs.stored_as(name), teacher.shapes[name]),
             stage=teacher.config.outputs.spatial_stage if name == "spatial" else None,
+            pool=teacher.config.outputs.stored_as(name).pool,
         )
         for name in outputs
     }
@@ -266,18 +278,20 @@ def plan_targets(
     _refuse_huge_units(view_set, sizes, teacher=teacher.name)
     without_output: set[Unit] = set()
     generations: dict[str, Mapping[Unit, int]] = {}
+    calibrating = calibrating_unit(view_set.units[0]) if view_set.units else None
+    calibrating_views = _views_of_one_group(corpus, view_set.split, calibrating) if calibrating else 0
     calibrates = False
     for name, spec in specs.items():
         output = find_output(cache_uri, target_set, spec)
         generations[name] = output.collection.newest_generations(view_set.units) if output is not None else {}
         without_output |= set(missing_units(view_set.units, generations[name]))
-        if Coding.from_identity(spec.identity).needs_calibration and not generations[name]:
-            calibrates |= output is None or output.calibration() is None
+        coding = Coding.from_identity(spec.identity)
+        if coding.needs_calibration and not generations[name] and (output is None or output.calibration() is None):
+            calibrates = True
+            _refuse_too_few_for_basis(coding, calibrating_views, what=f"teacher {teacher.name}: outputs.{name}.basis")
     store = find_view_store(cache_uri, view_set.spec)
     generations[VIEWS] = store.collection.newest_generations(view_set.units) if store is not None else {}
     without_views = set(missing_units(view_set.units, generations[VIEWS]))
-    calibrating = calibrating_unit(view_set.units[0]) if view_set.units else None
-    calibrating_views = _views_of_one_group(corpus, view_set.split, calibrating) if calibrates and calibrating else 0
     return TargetPlan(
         job=ExtractJob(
             teacher_name=teacher.name,
@@ -304,6 +318,6 @@ def plan_targets(
         ),
         view_set=view_set,
         missing=tuple(unit for unit in view_set.units if unit in without_output | without_views),
-        forwards_missing=view_set.views_in(sorted(without_output)) + calibrating_views,
+        forwards_missing=view_set.views_in(sorted(without_output)) + (calibrating_views if calibrates else 0),
         bytes_per_view=sizes,
     )

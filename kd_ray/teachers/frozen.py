@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from kd_ray.config.models import Precision, Teacher, TimmModel
 from kd_ray.errors import ExtractionError, WeightsError
@@ -40,6 +40,13 @@ def load_teacher(config: Teacher, *, num_classes: int | None, weights_uri: str |
             "or give weights or model.pretrained in the recipe."
         )
     return module
+
+
+def pooled(x_BHWD: Tensor, factor: int) -> Tensor:
+    """Means of `factor` x `factor` places of the grid, which `factor` divides."""
+    batch, height, width, channels = x_BHWD.shape
+    blocks = x_BHWD.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return blocks.mean(dim=(2, 4))
 
 
 class FrozenTeacher:
@@ -92,7 +99,11 @@ class FrozenTeacher:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             found = model_outputs(self._module, x_BCHW, names=outputs.names(), spatial_stage=outputs.spatial_stage)
         self.num_forwards += len(pixels_BHWC)
-        return {name: output.float().cpu().numpy() for name, output in found.items()}
+        values = {name: output.float() for name, output in found.items()}
+        pool = outputs.spatial.pool if outputs.spatial is not None else None
+        if pool is not None:
+            values["spatial"] = pooled(values["spatial"], pool)
+        return {name: output.cpu().numpy() for name, output in values.items()}
 
     def _check_finite(self, name: str, output: NDArray[np.float32]) -> None:
         rows = np.flatnonzero(~np.isfinite(output).reshape(len(output), -1).all(axis=1))

@@ -44,8 +44,17 @@ class EncodedTargets:
     arrays: Mapping[str, Tensor]
 
     def to(self, device: torch.device) -> Target:
-        """Decoded on `device`; on a CPU the very values that `Coding.decode` gives, in float32."""
+        """Decoded on `device`; on a CPU the very values of `Coding.decode`, in float32 (to rounding with a basis)."""
         arrays = {name: array.to(device, non_blocking=True) for name, array in self.arrays.items()}
+        decoded = self._decode(arrays, device)
+        basis = None if self.calibration is None else self.calibration.basis
+        if basis is None or isinstance(decoded, TopKTargets):
+            return decoded
+        directions_kD, center_D = torch.from_numpy(basis.directions_kD), torch.from_numpy(basis.center_D)
+        return decoded @ directions_kD.to(device) + center_D.to(device)
+
+    def _decode(self, arrays: Mapping[str, Tensor], device: torch.device) -> Target:
+        """The values; the coefficients where there is a basis."""
         match self.coding.codec:
             case "float32" | "float16":
                 return arrays["values"].float()

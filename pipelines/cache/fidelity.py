@@ -12,11 +12,12 @@ from rich.table import Table
 
 from kd_ray.cache.calibration import Calibration, calibrating_unit
 from kd_ray.cache.catalog import read_catalog
+from kd_ray.cache.codecs import Coding
 from kd_ray.cache.commits import Commit
-from kd_ray.cache.fidelity import TEMPERATURES, Fidelity, codings_for, measure
+from kd_ray.cache.fidelity import TEMPERATURES, Fidelity, codings_for, measure, title_of
 from kd_ray.cache.records import read_records
 from kd_ray.cache.target_set import Output
-from kd_ray.errors import CacheIncomplete, RecipeError
+from kd_ray.errors import CacheIncomplete, ExtractionError, RecipeError
 from kd_ray.telemetry.progress import meter
 from kd_ray.telemetry.units import human_bytes
 from pipelines.cache.told import print_json
@@ -86,24 +87,40 @@ def _measure_all(share: Share, commits: Sequence[Commit], *, console: Console) -
     """Mean and variance are those of all that is committed, the calibration is of the first views, as in extraction."""
     output = share.output
     statistics = output.statistics(commits)
-    calibration = Calibration.of(_calibrating_values(output, share.calibrated_by))
+    values = _calibrating_values(output, share.calibrated_by)
     codings = codings_for(output.shape, is_logits=_is_logits(output))
+    calibrations: dict[float | None, Calibration | str] = {}  # a basis is found once for all codecs
     found = []
     with meter(console, "measuring", unit="codecs") as progress:
         progress.update(0, total=len(codings))
         for number, coding in enumerate(codings, start=1):
-            found.append(
-                measure(
-                    coding,
-                    share.parts(),
-                    mean_D=statistics.mean,
-                    variance_D=statistics.variance,
-                    calibration=calibration,
-                    is_logits=_is_logits(output),
+            if coding.explained_variance not in calibrations:
+                calibrations[coding.explained_variance] = _calibration(coding, values)
+            calibration = calibrations[coding.explained_variance]
+            if isinstance(calibration, str):
+                size = coding.bytes_per_view
+                found.append(Fidelity(title=title_of(coding), bytes_per_view=size, refused=calibration))
+            else:
+                found.append(
+                    measure(
+                        coding,
+                        share.parts(),
+                        mean_D=statistics.mean,
+                        variance_D=statistics.variance,
+                        calibration=calibration,
+                        is_logits=_is_logits(output),
+                    )
                 )
-            )
             progress.update(number, total=len(codings))
     return found
+
+
+def _calibration(coding: Coding, values: NDArray[Any]) -> Calibration | str:
+    """Or why there is none."""
+    try:
+        return coding.calibrate(values, what=title_of(coding))
+    except ExtractionError as error:
+        return str(error)
 
 
 def _calibrating_values(output: Output, first: Commit) -> NDArray[Any]:

@@ -44,7 +44,7 @@ def _document(path: str, entry: Entry, records: Records) -> dict[str, Any]:
     document: dict[str, Any] = {"name": path, "fingerprint": entry.spec.fingerprint, "identity": entry.spec.identity}
     if isinstance(entry, Output):
         document["target_set"] = entry.target_set.identity
-        document["bytes_per_view"] = entry.coding.bytes_per_view
+        document |= _as_stored(entry)
         if records.newest:
             document["statistics"] = _in_short(entry.statistics(records.newest.values()))
     else:
@@ -57,6 +57,20 @@ def _document(path: str, entry: Entry, records: Records) -> dict[str, Any]:
         for unit, each in records.newest.items()
     }
     return document
+
+
+def _as_stored(output: Output) -> dict[str, Any]:
+    """What a view takes, and what a basis leaves out as far as its calibrating views tell."""
+    calibration = output.calibration() if output.coding.explained_variance is not None else None
+    told: dict[str, Any] = {"bytes_per_view": output.coding.as_stored(calibration).bytes_per_view}
+    if calibration is not None and calibration.basis is not None:
+        basis = calibration.basis
+        told["basis"] = {
+            "components": len(basis.directions_kD),
+            "unexplained_variance": basis.unexplained,
+            "tokens": basis.num_tokens,
+        }
+    return told
 
 
 def _in_short(statistics: ChannelStatistics) -> dict[str, Any]:

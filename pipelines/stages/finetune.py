@@ -7,6 +7,7 @@ from kd_ray.config.models import Finetune, Student, Teacher, TimmModel
 from kd_ray.config.train import CrossEntropyLoss
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.errors import RecipeError
 from kd_ray.extraction.masks import refuse_without_masks
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join
@@ -142,20 +143,28 @@ def _shapes_seen(
 def teacher_shapes(
     config: Teacher, names: Sequence[str], *, num_classes: int | None, size_px: tuple[int, int]
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of the outputs `names` of a view of `size_px`.
+    """Shapes of the outputs `names` of a view of `size_px`, pooled where that is asked.
 
     Raises:
         ModelError: the model does not take this size, or lacks an output.
+        RecipeError: the grid cannot be pooled as asked.
     """
     from kd_ray.models import output_shapes
 
-    return output_shapes(
+    shapes = output_shapes(
         config.model,
         size_px=size_px,
         num_classes=num_classes,
         names=names,
         spatial_stage=config.outputs.spatial_stage,
     )
+    try:
+        return config.outputs.reduced(shapes)
+    except ValueError as error:
+        raise RecipeError(
+            f"outputs.spatial.pool: {error} that {config.model.title} gives of {size_px[0]}x{size_px[1]} px. Take a "
+            "number that divides both sides, another input.size_px, or remove it."
+        ) from error
 
 
 def _weights_key(run: Run, corpus: PackedCorpus, config: Teacher) -> str:

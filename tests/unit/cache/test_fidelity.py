@@ -13,6 +13,7 @@ from kd_ray.cache.fidelity import (
     divergence,
     log_softmax,
     measure,
+    title_of,
 )
 
 NUM_CLASSES = 12
@@ -108,11 +109,12 @@ def test_what_a_codec_cannot_store_is_told() -> None:
 
 
 def test_every_codec_of_a_recipe_is_measured() -> None:
-    assert [each.codec for each in codings_for((7, 7, 64), is_logits=False)] == [
+    assert [title_of(each) for each in codings_for((7, 7, 64), is_logits=False)] == [
         "float32",
         "float16",
         "bfloat16",
         "int8",
+        *(f"{codec}, basis {share}" for share in (0.99, 0.95, 0.9) for codec in ("float16", "int8")),
     ]
     titles = [(each.codec, each.k) for each in codings_for((50,), is_logits=True)]
     assert titles[4:] == [("uint8", None), ("top_k", 5), ("top_k", 20)]

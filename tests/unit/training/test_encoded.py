@@ -50,6 +50,24 @@ def test_values_are_those_that_the_cache_decodes(codec: Codec) -> None:
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
+@pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16", "int8"])
+def test_so_they_are_from_coefficients_in_a_basis(codec: Codec) -> None:
+    values_BD = logits(40, 9) @ torch.diag(torch.tensor([2.0**-each for each in range(9)]))
+    coding = Coding(codec=codec, shape=(9,), explained_variance=0.95)
+    calibration = coding.calibrate(values_BD.numpy(), what="")
+    arrays = coding.encode(values_BD.numpy()[None], calibration=calibration, what="")
+    targets = EncodedTargets(
+        coding=coding,
+        calibration=calibration,
+        arrays={name: torch.from_numpy(array[0]) for name, array in arrays.items()},
+    )
+    expected = coding.decode({name: array[0] for name, array in arrays.items()}, calibration=calibration)
+    found = targets.to(CPU)
+    assert isinstance(found, Tensor)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 class TestTopKKd:
     @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
     @pytest.mark.parametrize("remainder", ["ghost", "uniform"])
