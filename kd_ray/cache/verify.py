@@ -10,8 +10,10 @@ from kd_ray.cache.check_unit import check_output_objects, check_view_objects
 from kd_ray.cache.commits import Collection, Commit
 from kd_ray.cache.findings import Finding
 from kd_ray.cache.moments import read_folded
+from kd_ray.cache.phi_s import PhiS
 from kd_ray.cache.records import REPAIR, Records, read_records
 from kd_ray.cache.target_set import Output
+from kd_ray.cache.transforms import FOLDER as TRANSFORMS
 from kd_ray.cache.units import Unit
 from kd_ray.errors import CacheCorrupt, StorageError
 from kd_ray.storage import join, open_storage
@@ -45,7 +47,7 @@ def verify(
         findings[path] = [*records[path].findings, *check_manifest(entry.collection, records[path])]
         if isinstance(entry, Output):
             findings[path] += _calibration_findings(entry, records[path])
-            findings[path] += _moments_findings(entry)
+            findings[path] += _derived_findings(entry)
             findings[path] += _findings_beside_views(catalog, entry, records[path], known=records)
     work = [(path, commit) for path in entries for commit in records[path].newest.values()]
     total, done = sum(each.num_bytes for each in records.values()), 0
@@ -117,10 +119,18 @@ def _calibration_findings(output: Output, records: Records) -> Iterator[Finding]
         yield Finding(location=location, problem=f"has {channels} channels, expected {expected}. Restore it.")
 
 
-def _moments_findings(output: Output) -> Iterator[Finding]:
+def _derived_findings(output: Output) -> Iterator[Finding]:
+    """Of second moments and transforms."""
     for name, found in read_folded(output):
         if isinstance(found, CacheCorrupt):
             yield Finding.of(found, location=output.collection.location(name))
+    storage = output.collection.storage
+    for name in storage.list(f"{output.collection.folder}/{TRANSFORMS}"):
+        location = output.collection.location(name)
+        try:
+            PhiS.from_bytes(storage.read(name), location=location)
+        except CacheCorrupt as error:
+            yield Finding.of(error, location=location)
 
 
 def _findings_beside_views(

@@ -52,6 +52,24 @@ class FeatureLoss(Section):
     weight: Weight = 1.0
     teacher: str | None = Field(default=None, description="needed where the recipe has several")
     head: Head = Head()
+    # fingerprints over a dump are older than these two fields
+    standardize: Literal["phi_s"] | None = Field(
+        default=None,
+        description="targets turned and scaled so that every channel has mean 0 and variance 1 (PHI-S), made once",
+        exclude_if=lambda standardize: standardize is None,
+    )
+    standardize_version: PositiveInt = Field(
+        default=1,
+        description="2 makes a new transform from what the cache holds by then, and so on",
+        exclude_if=lambda version: version == 1,
+    )
+
+    @model_validator(mode="after")
+    def _version_of_something(self) -> "FeatureLoss":
+        if self.standardize is None and self.standardize_version != 1:
+            reason = f"standardize_version ({self.standardize_version}) is that of standardize, which is not set"
+            raise Misfits([("standardize_version", f"{reason}; set standardize: phi_s, or remove it")])
+        return self
 
 
 DataWeightMode = Literal["none", "inv_frequency", "inv_sq_frequency", "inv_log_frequency"]
@@ -98,6 +116,13 @@ class Train(Section):
             found.append(("global_batch_size", reason))
         if self.lanes % self.num_workers:
             found.append(("lanes", f"lanes ({self.lanes}) must be a multiple of num_workers ({self.num_workers})"))
+        if self.targets == "live":
+            reason = "standardize is made from cached targets; set targets: cached, or remove it"
+            found += [
+                (f"losses.{index}.standardize", reason)
+                for index, loss in enumerate(self.losses)
+                if isinstance(loss, FeatureLoss) and loss.standardize is not None
+            ]
         if found:
             raise Misfits(found)
         return self

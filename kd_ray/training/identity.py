@@ -5,6 +5,7 @@ from typing import Any
 
 from kd_ray.cache.order import Order
 from kd_ray.cache.spec import Spec
+from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import NAMELESS, Policy
 from kd_ray.storage import digest_of_json
@@ -31,9 +32,10 @@ def distilled_fingerprint(
     views: Mapping[str, Spec],
     targets: Mapping[str, Mapping[TargetKey, tuple[Spec, Spec]]],
     student_weights: str | None,
+    transforms: Mapping[int, FrozenTransform] | None = None,
 ) -> str:
     """Of a student that follows teachers; `views` and `targets` (target set, output) are by kind of view,
-    `student_weights` is the file's version.
+    `student_weights` is the file's version, `transforms` are by the index of the loss.
     """
     return digest_of_json(
         {
@@ -45,6 +47,8 @@ def distilled_fingerprint(
             ],
             **_seen(recipe.views.policy, views, targets),
             "num_views": recipe.views.count,
+            # the version is in `train`
+            **({"transforms": {str(index): each.digest for index, each in transforms.items()}} if transforms else {}),
             "train": recipe.train.model_dump(mode="json", exclude=SPEED_ONLY),
         }
     )

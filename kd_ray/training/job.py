@@ -3,14 +3,16 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
+from kd_ray.cache.commits import Commit
 from kd_ray.cache.order import Order
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.target_set import Output, open_output
+from kd_ray.cache.transforms import FrozenTransform, freeze_phi_s
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.corpus import Labels
@@ -26,6 +28,7 @@ from kd_ray.teachers.frozen import FrozenTeacher
 from kd_ray.training.batches import BatchStream, NoTargets, StreamSettings, TargetKey, TargetSource
 from kd_ray.training.fit import FitResult, FitSettings, Hooks, Metrics, State, fit, samples_consumed
 from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.standardize import Standardizer
 from kd_ray.training.targets import CachedTargets, LiveTargets, Pinned
 from kd_ray.training.views import ViewSource
 
@@ -67,6 +70,19 @@ class CachedSource:
         )
         return CachedTargets(pinned, view_store=view_store, policy=self.policy, verify_one_in=self.verify_one_in)
 
+    def freeze_phi_s(self, key: TargetKey, *, version: int) -> FrozenTransform:
+        """PHI-S of one output: the one that is frozen, else made of those of the run's units that are committed.
+
+        Raises what `kd_ray.cache.transforms.freeze_phi_s` does.
+        """
+        output = open_output(self.cache_uri, *self.outputs[key], create=False)
+
+        def commits() -> list[Commit]:
+            found = output.collection.commits()
+            return [found[unit] for unit in self.units if unit in found]
+
+        return freeze_phi_s(output, commits, cache_uri=self.cache_uri, version=version)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveSource:
@@ -97,7 +113,8 @@ class TrainJob:
     """One student, its data, its losses and its schedule.
 
     `target_shapes` are, for each kind of views, those of the feature losses' targets by the loss's index. `source` has
-    what is cached by kind, or the teachers in the loop; None is training without a teacher.
+    what is cached by kind, or the teachers in the loop; None is training without a teacher. `transforms`, by a loss's
+    index, standardise its targets.
     """
 
     name: str
@@ -113,6 +130,12 @@ class TrainJob:
     source: Mapping[str, CachedSource] | LiveSource | None
     settings: FitSettings
     seed: int
+    transforms: Mapping[int, FrozenTransform] = field(default_factory=dict)
+
+    def losses_on(self, device: torch.device) -> WeightedLosses:
+        """The losses, with the transforms of their targets on `device`; raises what opening those does."""
+        opened = {index: Standardizer.of(each.open(), device) for index, each in self.transforms.items()}
+        return replace(self.losses, standardizers=opened)
 
 
 def is_finished(job: TrainJob) -> bool:
@@ -162,7 +185,9 @@ def train(
     resume: State | None,
 ) -> FitResult:
     """Train `network` on this worker's share of every batch."""
-    targets, views = open_source(job, next(network.parameters()).device)
+    device = next(network.parameters()).device
+    targets, views = open_source(job, device)
+    losses = job.losses_on(device)
     stream = BatchStream(
         job.stream,
         job.order,
@@ -174,7 +199,7 @@ def train(
     consumed = samples_consumed(resume, samples_per_step=job.stream.samples_per_step)
     batches = stream.batches(worker=worker, num_workers=num_workers, consumed=consumed)
     try:
-        result = fit(network, batches, job.losses, settings=job.settings, hooks=hooks, resume=resume)
+        result = fit(network, batches, losses, settings=job.settings, hooks=hooks, resume=resume)
         return replace(result, num_rounded=sum(each.num_rounded for each in targets.values()))
     finally:
         batches.close()

@@ -4,7 +4,7 @@ Shape letters: B batch, K classes, D channels, H W grid.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Loss, Remainder
 from kd_ray.errors import TrainingError
 from kd_ray.training.encoded import Target, TopKTargets
+from kd_ray.training.standardize import Standardizer
 
 NO_LABEL = -1
 BALANCED_COSINE_WEIGHT = 0.9
@@ -144,10 +145,14 @@ Targets = Mapping[tuple[str, str], Target]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedLosses:
-    """The losses of a recipe, each with the teacher it follows; `teachers[i]` belongs to `losses[i]`."""
+    """The losses of a recipe, each with the teacher it follows; `teachers[i]` belongs to `losses[i]`.
+
+    `standardizers`, by a loss's index, turn its targets on the device where training runs.
+    """
 
     losses: Sequence[Loss]
     teachers: Sequence[str | None]
+    standardizers: Mapping[int, Standardizer] = field(default_factory=dict)
 
     @property
     def train_logits(self) -> bool:
@@ -187,6 +192,8 @@ class WeightedLosses:
             case FeatureLoss(output=output, distance=distance):
                 target = targets[teacher, output]
                 assert isinstance(target, Tensor), "the k greatest are of logits"
+                if index in self.standardizers:
+                    target = self.standardizers[index](target)
                 return FEATURE_DISTANCES[distance](outputs[f"feature_{index}"], target)
 
 

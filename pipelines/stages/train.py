@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
 from kd_ray.corpus.packed import PackedCorpus
@@ -85,6 +86,7 @@ def _distilled_job(
     )
     needed = sorted(losses.needed_targets())
     cached = _cached_sources(recipe, plan, needed)
+    transforms = _frozen_transforms(recipe, cached)
     order = full_order(
         corpus,
         plan.training_spans,
@@ -100,6 +102,7 @@ def _distilled_job(
         views={kind: each.view_set for kind, each in cached.items()},
         targets={kind: each.outputs for kind, each in cached.items()},
         student_weights=_weights_signature(recipe),
+        transforms=transforms,
     )
     source = cached if train.targets == "cached" else _live_source(recipe, teachers, frozenset(needed))
     return TrainJob(
@@ -123,7 +126,19 @@ def _distilled_job(
         source=source if needed or (train.targets == "cached" and recipe.views.keep == "pixels") else None,
         settings=_settings(train, train.num_steps(order.num_samples)),
         seed=train.seed,
+        transforms=transforms,
     )
+
+
+def _frozen_transforms(recipe: Recipe, cached: Mapping[str, CachedSource]) -> dict[int, FrozenTransform]:
+    """By the index of each loss that standardises; of all kinds of views that of the first, as one head serves all."""
+    return {
+        index: cached[recipe.views.policy.kind_names[0]].freeze_phi_s(
+            (recipe.teacher_of(loss), loss.output), version=loss.standardize_version
+        )
+        for index, loss in enumerate(recipe.train.losses)
+        if isinstance(loss, FeatureLoss) and loss.standardize is not None
+    }
 
 
 def _cached_sources(recipe: Recipe, plan: CachePlan, needed: list[TargetKey]) -> dict[str, CachedSource]:
@@ -194,6 +209,7 @@ def _reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) ->
         stream=_stream(recipe, fresh=True),
         order=order,
         source=None,
+        transforms={},
     )
 
 

@@ -162,6 +162,16 @@ def test_batch_lanes_and_workers_must_divide_and_both_misfits_are_told(tmp_path:
             "teacher.outputs.logits.basis",
             "basis is for summary and spatial",
         ),
+        (
+            "train={losses: [{kind: feature, output: summary, standardize: phi_s}], epochs: 1, targets: live}",
+            "train.losses.0.standardize",
+            "standardize is made from cached targets",
+        ),
+        (
+            "train={losses: [{kind: feature, output: summary, standardize_version: 2}], epochs: 1}",
+            "train.losses.0.standardize_version",
+            "is that of standardize, which is not set",
+        ),
         ("teacher.input.std=[1,1,0]", "teacher.input", "std must be positive"),
         ("teacher.resources.min_workers=4", "teacher.resources", r"min_workers (4) must not exceed max_workers (1)"),
         ("teacher.resources.accelerators.L4.batch_size_per_worker=8", "teacher.resources", "but num_gpus is 0"),

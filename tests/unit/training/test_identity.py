@@ -7,6 +7,7 @@ import pytest
 from kd_ray.cache.order import Order
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.stream import SnapshotSpan, SourceSpans
+from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.cache.units import Span
 from kd_ray.config.load import load_recipe
 from kd_ray.training.identity import distilled_fingerprint, reference_fingerprint
@@ -29,6 +30,11 @@ def distilled(folder: Path, *overrides: str, **changes: object) -> str:
     }
     recipe = load_recipe(write(folder, VALID), overrides)
     return distilled_fingerprint(recipe, **(arguments | changes))
+
+
+def transform(digest: str) -> FrozenTransform:
+    spec = Spec(name="t", identity={})
+    return FrozenTransform(cache_uri="c", target_set=spec, output=spec, version=1, digest=digest)
 
 
 def reference(folder: Path, *overrides: str, **changes: object) -> str:
@@ -56,6 +62,7 @@ OF_BOTH = [
         *OF_BOTH,
         ({"views": {"": Spec(name="views", identity={"seed": 2})}}, ()),
         ({"targets": {"": {}}}, ()),
+        ({"transforms": {0: transform("a")}}, ()),
         ({}, ("views.count=3",)),
         ({}, ("train.epochs=4",)),
         ({}, ("train.steps_per_epoch=100",)),
@@ -150,3 +157,9 @@ def of_kinds(folder: Path, *overrides: str) -> tuple[str, str]:
 def test_what_decides_the_views_of_a_turn_changes_both_fingerprints(tmp_path: Path, override: str) -> None:
     for changed, before in zip(of_kinds(tmp_path, override), of_kinds(tmp_path), strict=True):
         assert changed != before
+
+
+def test_another_transform_makes_another_student(tmp_path: Path) -> None:
+    one, other = (distilled(tmp_path, transforms={0: transform(digest)}) for digest in "ab")
+    assert one != other
+    assert distilled(tmp_path, transforms={}) == distilled(tmp_path)
