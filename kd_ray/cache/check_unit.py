@@ -125,6 +125,8 @@ def _value_shape(output: Output) -> tuple[int, ...] | None:
     """Of what is stored of one view; None where the codec decides it, or nothing tells how many coefficients it has."""
     if output.coding.codec == "top_k":
         return None
+    if output.coding.explained_variance is None:
+        return output.shape
     try:
         return output.coding.as_stored(output.calibration()).shape
     except CacheCorrupt:  # a finding of its own

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kd_ray.cache.commits import Commit
+from kd_ray.cache.framed import read_record
 from kd_ray.cache.moments import moments_of
 from kd_ray.cache.phi_s import ADVICE, KIND, PhiS
 from kd_ray.cache.spec import Spec
@@ -73,6 +74,14 @@ def freeze_phi_s(
     return FrozenTransform(
         cache_uri=cache_uri, target_set=output.target_set, output=output.spec, version=version, digest=_digest(data)
     )
+
+
+def transforms_of(output: Output) -> dict[str, dict[str, int]]:
+    """By name, of how many tokens each was made, and in how many directions those varied; raises as `freeze_phi_s`."""
+    storage = output.collection.storage
+    names = storage.list(f"{output.collection.folder}/{FOLDER}")
+    records = {name.rsplit("/", 1)[-1]: read_record(storage, name, advice=ADVICE) for name in names}
+    return {name: {"tokens": record["count"], "rank": record["rank"]} for name, record in records.items()}
 
 
 def transform_name(output: Output, version: int) -> str:

@@ -10,6 +10,7 @@ from kd_ray.cache.catalog import Entry, read_catalog
 from kd_ray.cache.records import Records, read_records
 from kd_ray.cache.statistics import ChannelStatistics
 from kd_ray.cache.target_set import Output
+from kd_ray.cache.transforms import transforms_of
 from kd_ray.telemetry.units import human_bytes
 from pipelines.cache.told import findings_json, print_findings, print_json
 
@@ -45,6 +46,8 @@ def _document(path: str, entry: Entry, records: Records) -> dict[str, Any]:
     if isinstance(entry, Output):
         document["target_set"] = entry.target_set.identity
         document |= _as_stored(entry)
+        transforms = transforms_of(entry)
+        document |= {"transforms": transforms} if transforms else {}
         if records.newest:
             document["statistics"] = _in_short(entry.statistics(records.newest.values()))
     else:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from kd_ray.cache.catalog import read_catalog
 from kd_ray.cache.target_set import Output, open_output
+from kd_ray.cache.transforms import freeze_phi_s
 from kd_ray.cache.verify import verify
 from kd_ray.config.models import Outputs
 from kd_ray.corpus.packed import PackedCorpus
@@ -119,9 +120,11 @@ def test_it_is_found_whole_and_shown_and_a_damaged_basis_is_named(
     catalog = read_catalog(str(tmp_path))
     (path,) = catalog.outputs
     assert verify(catalog, catalog.entries, report=lambda done, total: None).all_findings == []
-    calibration = opened(plan).calibration()
+    output = opened(plan)
+    calibration = output.calibration()
     assert calibration is not None
     assert calibration.basis is not None
+    freeze_phi_s(output, output.collection.commits().values, cache_uri=str(tmp_path), version=1)
     with (tmp_path / "shown").open("w") as file:
         show_entry(str(tmp_path), path, console=Console(file=file, width=500), as_json=False)
     text = (tmp_path / "shown").read_text()
@@ -133,6 +136,9 @@ def test_it_is_found_whole_and_shown_and_a_damaged_basis_is_named(
         "unexplained_variance": calibration.basis.unexplained,
         "tokens": 2 * 8 * 16,
     }
+    # what comes from coefficients varies in as many directions
+    num_views = tiny_corpus.num_samples("train") * NUM_VIEWS
+    assert shown["transforms"] == {"phi_s-1": {"tokens": 8 * num_views, "rank": components}}
     assert 0 < calibration.basis.unexplained <= 0.1
     (file,) = tmp_path.rglob("calibration.json")
     file.write_bytes(file.read_bytes().replace(b'"tokens":256', b'"tokens":255'))
