@@ -7,10 +7,9 @@ from typing import Any
 
 from kd_ray.cache.commits import Collection
 from kd_ray.cache.findings import Finding
-from kd_ray.cache.plan import Grid
 from kd_ray.cache.spec import FINGERPRINT_DIGITS, FORMAT_VERSION, Spec, read_identity
 from kd_ray.cache.target_set import OUTPUT_FILE, TARGET_SET_FILE, Output
-from kd_ray.cache.view_store import VIEW_SET_FILE, ViewStore
+from kd_ray.cache.view_store import VIEW_SET_FILE, ViewStore, view_store_of
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, RecipeError
 from kd_ray.storage import Storage, digest_of_json, join, open_storage, redacted
 from kd_ray.storage.base import canonical_json
@@ -95,11 +94,7 @@ def read_catalog(uri: str) -> Catalog:
         )
     reader = _Reader(uri, findings=[], unnamed=[])
     view_sets = {
-        path: ViewStore(
-            spec=spec,
-            grid=Grid(unit_row_groups=recorded["unit_row_groups"], unit_views=recorded["unit_views"]),
-            collection=Collection(storage=storage, folder=spec.folder),
-        )
+        path: view_store_of(storage, spec, recorded)
         for path, storage, spec, recorded in reader.identities(VIEWS, VIEW_SET_FILE)
     }
     target_sets = {path: spec for path, _, spec, _ in reader.identities(TARGETS, TARGET_SET_FILE)}

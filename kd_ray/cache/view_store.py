@@ -16,7 +16,7 @@ from kd_ray.cache.spec import Spec, read_spec, write_or_check
 from kd_ray.cache.target_set import SampleIds, members_digest, refuse_other_members
 from kd_ray.cache.units import Span, Unit
 from kd_ray.errors import CacheCorrupt, StorageError
-from kd_ray.storage import Storage, join, open_storage
+from kd_ray.storage import Storage, absolute, join, open_storage, redacted
 from kd_ray.storage.range_file import RangeFile
 from kd_ray.views import Proof, ViewRow, decode_views, encode_views, renderer_versions
 
@@ -28,11 +28,12 @@ NUM_FOOTERS = 64  # of units with kept pixels; what the lanes of one worker have
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewStore:
-    """The views of one view set."""
+    """The views of one view set; `corpus_uri` is where the corpus lay when it was created, where that is recorded."""
 
     spec: Spec
     grid: Grid
     collection: Collection
+    corpus_uri: str | None = None
     _footers: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def units(self) -> list[Unit]:
@@ -141,27 +142,32 @@ def find_view_store(cache_uri: str, spec: Spec) -> ViewStore | None:
         recorded = read_spec(storage, f"{spec.folder}/{VIEW_SET_FILE}", wanted=spec)
     except FileNotFoundError:
         return None
-    return _view_store(storage, spec, recorded)
+    return view_store_of(storage, spec, recorded)
 
 
-def open_view_store(cache_uri: str, spec: Spec, *, grid: Grid) -> ViewStore:
-    """The view set `spec` under `cache_uri`, created with `grid` where there is none; the first grid stays.
+def open_view_store(cache_uri: str, spec: Spec, *, grid: Grid, corpus_uri: str | None = None) -> ViewStore:
+    """The view set `spec` under `cache_uri`, created with `grid` where there is none; the first grid stays, and the
+    first `corpus_uri`, by which a reader finds the corpus.
 
     Raises:
         FingerprintMismatch: the folder holds another view set than its name says.
     """
     storage = open_storage(join(cache_uri, "views"))
-    wanted = {
+    wanted: dict[str, Any] = {
         "unit_row_groups": grid.unit_row_groups,
         "unit_views": grid.unit_views,
         "libraries": renderer_versions(),
     }
-    return _view_store(storage, spec, write_or_check(storage, VIEW_SET_FILE, spec, recorded=wanted))
+    if corpus_uri is not None and redacted(corpus_uri) == corpus_uri:  # a cache is given to others
+        wanted["corpus_uri"] = absolute(corpus_uri)
+    return view_store_of(storage, spec, write_or_check(storage, VIEW_SET_FILE, spec, recorded=wanted))
 
 
-def _view_store(storage: Storage, spec: Spec, recorded: Mapping[str, Any]) -> ViewStore:
+def view_store_of(storage: Storage, spec: Spec, recorded: Mapping[str, Any]) -> ViewStore:
+    """The view set whose identity file below `storage` records this."""
     return ViewStore(
         spec=spec,
         grid=Grid(unit_row_groups=recorded["unit_row_groups"], unit_views=recorded["unit_views"]),
         collection=Collection(storage=storage, folder=spec.folder),
+        corpus_uri=recorded.get("corpus_uri"),
     )

@@ -51,7 +51,7 @@ def build_renderer(job: ExtractJob) -> UnitRenderer:
     """Renders views for `job` on this machine, and knows no teacher."""
     return UnitRenderer(
         corpus=job.corpus.open(),
-        view_store=open_view_store(job.cache_uri, job.view_set, grid=job.grid),
+        view_store=open_view_store(job.cache_uri, job.view_set, grid=job.grid, corpus_uri=job.corpus.uri),
         policy=job.policy,
         view_seed=job.view_seed,
         kept=job.kept,

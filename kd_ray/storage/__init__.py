@@ -1,5 +1,7 @@
 """Named bytes below one location, local or on any fsspec URL, with conditional create for commits."""
 
+from pathlib import Path
+
 from kd_ray.storage.base import Storage, digest_of_json, join
 from kd_ray.storage.fsspec_storage import FsspecStorage
 from kd_ray.storage.local import LocalStorage
@@ -9,6 +11,7 @@ __all__ = [
     "FsspecStorage",
     "LocalStorage",
     "Storage",
+    "absolute",
     "digest_of_json",
     "is_remote",
     "join",
@@ -21,6 +24,11 @@ __all__ = [
 def is_remote(uri: str) -> bool:
     """Whether `uri` names something else than a path on this machine."""
     return "://" in uri and not uri.startswith("file://")
+
+
+def absolute(uri: str) -> str:
+    """`uri` as it can be given to a process in another folder."""
+    return uri if is_remote(uri) else str(Path(uri.removeprefix("file://")).absolute())
 
 
 def open_storage(uri: str) -> Storage:

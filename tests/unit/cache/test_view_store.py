@@ -58,6 +58,24 @@ def test_the_first_grid_stays(store: ViewStore, tmp_path: Path) -> None:
     assert found.grid == GRID
 
 
+def test_where_the_corpus_lies_is_recorded_for_readers_elsewhere_without_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "local": ("packed", str(tmp_path / "packed")),
+        "remote": ("s3://bucket/packed", "s3://bucket/packed"),
+        "secret": ("http://me:secret@host/packed", None),
+    }
+    for name, (uri, recorded) in given.items():
+        spec = Spec(name=name, identity={"policy": "digits"})
+        open_view_store(str(tmp_path), spec, grid=GRID, corpus_uri=uri)
+        found = find_view_store(str(tmp_path), spec)
+        assert found is not None
+        assert found.corpus_uri == recorded
+    assert not [path for path in tmp_path.rglob("*.json") if b"secret@" in path.read_bytes()]
+
+
 def test_another_view_set_is_not_found(store: ViewStore, tmp_path: Path) -> None:
     assert find_view_store(str(tmp_path), Spec(name=SPEC.name, identity={"policy": "digits", "seed": 1})) is None
 
