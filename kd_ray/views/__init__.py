@@ -37,7 +37,7 @@ from kd_ray.views.params import (
 from kd_ray.views.render import box_px, render
 from kd_ray.views.table import ViewRow, decode_views, encode_views
 from kd_ray.views.view import View
-from kd_ray.views.view_set import renderer_versions, view_set_identity
+from kd_ray.views.view_set import policy_of, renderer_versions, view_set_identity
 
 __all__ = [
     "AnyView",
@@ -81,6 +81,7 @@ __all__ = [
     "params_to_json",
     "patch_centers",
     "policy_identity",
+    "policy_of",
     "polygons_in_view",
     "prove",
     "render",

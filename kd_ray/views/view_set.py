@@ -1,5 +1,6 @@
 """What a view set is: everything that decides params, pixels and digests of its views."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -9,6 +10,8 @@ import PIL.features
 
 from kd_ray.config.kept import KeptFormat
 from kd_ray.config.views import Policy
+from kd_ray.errors import FingerprintMismatch
+from kd_ray.storage.base import canonical_json
 from kd_ray.views.draw import DRAW_DOMAIN, policy_identity
 
 
@@ -38,6 +41,43 @@ def view_set_identity(
         **({} if kept is None else {"kept": kept.identity()}),
     }
     return identity if masks_id is None else {**identity, "masks": masks_id}
+
+
+def policy_of(identity: Mapping[str, Any], *, name: str) -> tuple[Policy, KeptFormat | None]:
+    """The policy under a label of one's own and the kept format of a view set, back from its identity.
+
+    Raises:
+        FingerprintMismatch: it is of a policy that this version does not know.
+    """
+    try:
+        policy = Policy.model_validate(
+            {
+                "name": name,
+                "operations": identity["policy"]["operations"],
+                "mix": identity["policy"].get("mix"),
+                "digest_size_px": identity["digest_size_px"],
+                "renderer_version": identity["renderer"],
+            }
+        )
+        kept = identity.get("kept")
+        form = kept and KeptFormat(size_px=tuple(kept["size_px"]), codec=kept["codec"], quality=kept["quality"])
+        again = view_set_identity(
+            policy,
+            seed=identity["seed"],
+            corpus_id=identity["corpus_id"],
+            split=identity["split"],
+            masks_id=identity["masks"] if policy.reads_masks else None,
+            kept=form,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(":.")
+        raise FingerprintMismatch(f"views {name}: are of a policy that this version does not know: {reason}.") from None
+    if canonical_json(again) != canonical_json(dict(identity)):
+        raise FingerprintMismatch(
+            f"views {name}: this version would draw others from what their identity says "
+            f"(draw {identity.get('draw')!r}, known: {DRAW_DOMAIN!r})."
+        )
+    return policy, form
 
 
 def renderer_versions() -> dict[str, str]:

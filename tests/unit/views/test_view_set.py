@@ -1,14 +1,20 @@
 """The identity of a view set: what changes it, and what does not."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kd_ray.config.kept import KeptFormat
 from kd_ray.config.views import Policy, RendererVersion
+from kd_ray.errors import FingerprintMismatch
 from kd_ray.storage import digest_of_json
-from kd_ray.views import renderer_versions, view_set_identity
+from kd_ray.storage.base import canonical_json
+from kd_ray.views import policy_identity, policy_of, renderer_versions, view_set_identity
+from tests.support.view_strategies import policies, preset_policies
 
 GOLDEN_FINGERPRINTS: dict[RendererVersion, str] = {
     1: "d5389709e69a7bd3867c71cd26733c3cc5f6d6448917421c34c8ed1f4e5a3171",
@@ -83,3 +89,34 @@ def test_size_codec_and_quality_decide(strong_policy: Policy) -> None:
         replace(KEPT, codec="raw", quality=None),
     ]
     assert len({fingerprint(strong_policy, kept=kept) for kept in others}) == len(others)
+
+
+kept_formats = st.builds(
+    KeptFormat, size_px=st.just((8, 9)), codec=st.sampled_from(["webp", "jpeg"]), quality=st.integers(1, 100)
+)
+
+
+@settings(max_examples=60)
+@given(policies() | preset_policies(), st.none() | kept_formats)
+def test_a_policy_comes_back_from_the_identity(policy: Policy, kept: KeptFormat | None) -> None:
+    masks_id = "a digest" if policy.reads_masks else None
+    identity = view_set_identity(policy, seed=5, corpus_id="c0", split="val", masks_id=masks_id, kept=kept)
+    stored = json.loads(canonical_json(identity))
+    found, found_kept = policy_of(stored, name=policy.name)
+    assert policy_identity(found) == policy_identity(policy)
+    assert (found.digest_size_px, found.renderer_version) == (policy.digest_size_px, policy.renderer_version)
+    assert found_kept == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"policy": {"operations": [{"kind": "swirl"}]}}, "does not know"),
+        ({"renderer": 99}, "does not know"),
+        ({"draw": "another"}, "draw 'another'"),
+    ],
+)
+def test_a_policy_of_another_version_is_refused(strong_policy: Policy, change: dict[str, Any], told: str) -> None:
+    identity = view_set_identity(strong_policy, seed=0, corpus_id="c0", split="train")
+    with pytest.raises(FingerprintMismatch, match=told):
+        policy_of({**identity, **change}, name="strong")
