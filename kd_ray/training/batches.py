@@ -6,6 +6,7 @@ Shape letters: B batch, C channels, H W pixels, N rows of a span.
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kd_ray.cache.epochs import EpochOrder
 from kd_ray.cache.order import Order, lanes_of
 from kd_ray.cache.stream import Window
 from kd_ray.cache.units import Span
@@ -196,18 +198,18 @@ class _OpenWindow:
 
 
 class BatchStream:
-    """The batches of one worker, endlessly, from any point of the run on.
+    """The batches of one worker: of an `Order` endlessly, from any point of the run on, or of epochs.
 
-    `targets` and `views` are by kind of view; `views` None replays them.
+    `targets` and `views` are by kind of view; `views` None replays them. `usable_labels` None: every label may be used.
     """
 
     def __init__(
         self,
         settings: StreamSettings,
-        order: Order,
+        order: Order | EpochOrder,
         *,
         corpus: PackedCorpus,
-        usable_labels: frozenset[int],
+        usable_labels: frozenset[int] | None,
         targets: Mapping[str, TargetSource],
         views: Mapping[str, ViewSource] | None = None,
     ) -> None:
@@ -225,24 +227,44 @@ class BatchStream:
         """Batches of this worker after the first `consumed` samples of the run (over all workers)."""
         return prefetched(self._batches(worker, num_workers, consumed), depth=PREFETCHED_BATCHES)
 
+    def of_epoch(self, epoch: int, numbers: range) -> prefetched[Batch]:
+        """The batches of these numbers of one epoch; their step divides the order's lanes."""
+        return prefetched(self._of_epoch(epoch, numbers), depth=PREFETCHED_BATCHES)
+
+    def _of_epoch(self, epoch: int, numbers: range) -> Iterator[Batch]:
+        order = self._order
+        assert isinstance(order, EpochOrder), "finite epochs"
+        assert order.num_lanes % numbers.step == 0, (order.num_lanes, numbers)
+        lanes: dict[int, Iterator[_Turn]] = {}
+        with ThreadPoolExecutor(self._settings.num_threads) as pool:
+            for number in numbers:
+                lane = number % order.num_lanes
+                if lane not in lanes:
+                    lanes[lane] = self._turns(order.draws(epoch, number))
+                yield self._batch(list(islice(lanes[lane], order.size_of(number))), pool)
+
     def _batches(self, worker: int, num_workers: int, consumed: int) -> Iterator[Batch]:
-        per_lane = self._settings.samples_per_step // self._order.num_lanes
-        skip = consumed // self._order.num_lanes
-        mine = lanes_of(worker, num_workers=num_workers, num_lanes=self._order.num_lanes)
-        lanes = [self._turns(lane, skip) for lane in mine]
+        order = self._order
+        assert isinstance(order, Order), "an endless stream"
+        per_lane = self._settings.samples_per_step // order.num_lanes
+        skip = consumed // order.num_lanes
+        mine = lanes_of(worker, num_workers=num_workers, num_lanes=order.num_lanes)
+        lanes = [self._turns(order.draws(lane, skip=skip)) for lane in mine]
         with ThreadPoolExecutor(self._settings.num_threads) as pool:
             while True:
-                turns = [next(lane) for lane in lanes for _ in range(per_lane)]
-                prepared = list(pool.map(self._prepare, turns))
-                parts = tuple(
-                    self._part(kind, [drawn for by_kind in prepared for drawn in by_kind[number]])
-                    for number, kind in enumerate(self._settings.kinds)
-                )
-                yield Batch(parts=parts, num_images=len(turns) * self._settings.repeats)
+                yield self._batch([next(lane) for lane in lanes for _ in range(per_lane)], pool)
 
-    def _turns(self, lane: int, skip: int) -> Iterator[_Turn]:
+    def _batch(self, turns: Sequence[_Turn], pool: ThreadPoolExecutor) -> Batch:
+        prepared = list(pool.map(self._prepare, turns))
+        parts = tuple(
+            self._part(kind, [drawn for by_kind in prepared for drawn in by_kind[number]])
+            for number, kind in enumerate(self._settings.kinds)
+        )
+        return Batch(parts=parts, num_images=len(turns) * self._settings.repeats)
+
+    def _turns(self, draws: Iterator[tuple[Window, int]]) -> Iterator[_Turn]:
         opened: dict[int, _OpenWindow] = {}
-        for window, place in self._order.draws(lane, skip=skip):
+        for window, place in draws:
             if window.source not in opened or opened[window.source].window is not window:
                 opened[window.source] = _OpenWindow(window=window)
             yield self._turn(opened[window.source], place)
@@ -266,10 +288,11 @@ class BatchStream:
 
     def _load(self, span: Span, rows: Rows, kind: StreamKind, view_index: int) -> LoadedSpan:
         labels = zip(rows.sample_ids.tolist(), rows.labels.tolist(), strict=True)
+        usable = self._usable_labels
         return LoadedSpan(
             rows=rows,
             views=self._views[kind.name].load(span, view_index, rows),
-            label_of={sample_id: label for sample_id, label in labels if sample_id in self._usable_labels},
+            label_of={sample_id: label for sample_id, label in labels if usable is None or sample_id in usable},
             view_index=view_index,
             targets=self._targets[kind.name].load(span, view_index, rows),
         )
