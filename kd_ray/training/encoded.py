@@ -4,7 +4,7 @@ Shape letters: B batch, D channels, K classes, k kept classes, T temperatures.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,13 @@ class TopKTargets:
         """Of the kept classes among all K, [B, k]; `temperature` is one of the stored ones."""
         log_sum_B = self.log_sum_exp_BT[:, self.temperatures.index(temperature)]
         return self.values_Bk / temperature - log_sum_B[:, None]
+
+    def to(self, device: torch.device) -> "TopKTargets":
+        """The same on `device`."""
+        indices_Bk, values_Bk, log_sum_exp_BT = (
+            each.to(device, non_blocking=True) for each in (self.indices_Bk, self.values_Bk, self.log_sum_exp_BT)
+        )
+        return replace(self, indices_Bk=indices_Bk, values_Bk=values_Bk, log_sum_exp_BT=log_sum_exp_BT)
 
 
 Target = Tensor | TopKTargets

@@ -64,7 +64,7 @@ def write_images(root: Path, *, per_class: int, seed: int = 0) -> None:
             Image.fromarray(smooth).save(root / name / f"{seed}-{number:03d}.png")
 
 
-def pack_images(source: Path, packed: Path, **settings: Any) -> PackedCorpus:
+def pack_images(source: Path, packed: Path | str, **settings: Any) -> PackedCorpus:
     """The images below `source` in row groups of 8, four to a shard, a fifth of them held out."""
     config = FolderCorpus(
         kind="folder",

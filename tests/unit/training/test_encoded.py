@@ -110,6 +110,11 @@ class TestTopKKd:
         assert student.grad is not None
         assert torch.isfinite(student.grad).all()
 
+    def test_they_move_to_a_device_whole(self) -> None:
+        moved = top_k(logits(2, 9), 3).to(torch.device("meta"))
+        assert {moved.indices_Bk.device.type, moved.values_Bk.device.type, moved.log_sum_exp_BT.device.type} == {"meta"}
+        assert (moved.temperatures, moved.num_classes) == ((1.0, 2.0, 4.0), 9)
+
     def test_another_temperature_and_other_classes_are_refused(self) -> None:
         kept = top_k(logits(2, 10), 4)
         with pytest.raises(TrainingError, match=r"temperature 3, but these top_k targets hold 1, 2, 4"):
