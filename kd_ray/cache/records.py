@@ -10,6 +10,7 @@ from kd_ray.cache.manifest import MANIFEST, NUM_READERS, Row
 from kd_ray.cache.units import Unit
 from kd_ray.errors import CacheCorrupt, StorageError
 from kd_ray.storage.base import Stored
+from kd_ray.storage.local import TEMPORARY_SUFFIX
 
 REPAIR = "Run kd-ray cache repair with the recipe it was made by; it computes this unit again."
 
@@ -46,6 +47,8 @@ def read_records(
     """
     if listed is None:
         listed = collection.storage.inventory(f"{collection.folder}/commits")
+    # a record that is being written, or that a killed writer did not finish, is none yet
+    listed = {name: each for name, each in listed.items() if not name.endswith(TEMPORARY_SUFFIX)}
     generations: dict[Unit, list[int]] = {}
     findings = []
     rows: Mapping[Unit, Row] = {}

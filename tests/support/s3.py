@@ -1,5 +1,6 @@
 """A real S3 server over HTTP (moto), one request at a time: like S3, it decides a conditional put atomically."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock, Thread
@@ -11,6 +12,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "bucket"
+INCOMPLETE = b"<Error><Code>IncompleteBody</Code><Message>less than its length has come</Message></Error>"
 CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>another one is under way</Message></Error>"
 
 
@@ -36,14 +38,26 @@ class S3Server:
             self._server.server_close()
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
-        body = environ["wsgi.input"]
+        body = _whole_body(environ)
         with self._one_at_a_time:
+            if body is None:
+                start_response("400 Bad Request", [("Content-Type", "application/xml")])
+                return [INCOMPLETE]
             if self.conflicts_left and environ.get("HTTP_IF_NONE_MATCH"):
                 self.conflicts_left -= 1
-                body.read(int(environ.get("CONTENT_LENGTH") or 0))
                 start_response("409 Conflict", [("Content-Type", "application/xml")])
                 return [CONFLICT]
             return self._app(environ, start_response)
+
+
+def _whole_body(environ: dict[str, Any]) -> bytes | None:
+    """The request's body, which moto then reads from memory; None where its sender has gone before the end."""
+    if environ.get("wsgi.input_terminated"):  # chunked: its end is told in it
+        return b""
+    length = int(environ.get("CONTENT_LENGTH") or 0)
+    body: bytes = environ["wsgi.input"].read(length)
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body if len(body) == length else None
 
 
 class _Quiet(WSGIRequestHandler):
