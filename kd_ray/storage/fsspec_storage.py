@@ -2,6 +2,7 @@
 
 import errno
 import io
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,15 +13,20 @@ from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+)
 
 from kd_ray.errors import StorageError
 from kd_ray.storage.base import Bytes, Names, Stored, join
 from kd_ray.storage.redact import redacted, redacted_text
 
-CONDITIONAL_PROTOCOLS = frozenset({"s3", "s3a"})
+S3_PROTOCOLS = frozenset({"s3", "s3a"})
 TIME_KEYS = ("LastModified", "last_modified", "mtime", "created")  # of S3, Azure, GCS and memory
 CONFLICT_PAUSES_S = (0.05, 0.2, 0.8, 2.0)
+READ_PAUSES_S = (0.1, 0.4, 1.6)
 
 
 @dataclass(frozen=True)
@@ -48,22 +54,42 @@ class FsspecStorage:
     def _root(self) -> str:
         return self._opened[1]
 
+    @property
+    def _protocol(self) -> str:
+        return self.uri.split("://", 1)[0]
+
+    @property
+    def _is_s3(self) -> bool:
+        return self._protocol in S3_PROTOCOLS
+
     def _path(self, name: str) -> str:
         return join(self._root, name) if name else self._root
 
     def read(self, name: str) -> bytes:
         with self._named(name, "read"):
-            return bytes(self._fs.cat_file(self._path(name)))
+            return _until_whole(lambda: self._whole(self._path(name)))
+
+    def _whole(self, path: str) -> bytes:
+        size = self._fs.size(path)
+        # one stream: s3fs would ask for the size once more, and fill what is short of a part with zeros
+        one_stream = {"max_concurrency": 1} if self._is_s3 else {}
+        return _of_size(self._fs.cat_file(path, **one_stream), size)
 
     def read_range(self, name: str, *, offset: int, length: int) -> bytes:
         with self._named(name, "read"):
-            try:
-                return bytes(self._fs.cat_file(self._path(name), start=offset, end=offset + length))
-            except OSError as error:
-                # S3 refuses a range that begins at or after the end (416), where a file gives nothing
-                if error.errno == errno.EINVAL and offset >= self._fs.size(self._path(name)):
-                    return b""
-                raise
+            return _until_whole(lambda: self._range(self._path(name), offset, length))
+
+    def _range(self, path: str, offset: int, length: int) -> bytes:
+        try:
+            data = bytes(self._fs.cat_file(path, start=offset, end=offset + length))
+        except OSError as error:
+            # S3 refuses a range that begins at or after the end (416), where a file gives nothing
+            if error.errno == errno.EINVAL and offset >= self._fs.size(path):
+                return b""
+            raise
+        if len(data) == length:
+            return data
+        return _of_size(data, min(max(self._fs.size(path) - offset, 0), length))
 
     def read_into(self, name: str, buffer: Bytes, *, offset: int, seen: Callable[[Bytes], None]) -> int:
         data = self.read_range(name, offset=offset, length=len(buffer))
@@ -125,10 +151,9 @@ class FsspecStorage:
         self.write(name, buffer.getvalue())
 
     def create(self, name: str, data: bytes) -> bool:
-        protocol = self.uri.split("://", 1)[0]
-        if protocol not in CONDITIONAL_PROTOCOLS:
+        if not self._is_s3:
             raise StorageError(
-                f"{redacted(self.uri)}: {protocol} has no conditional create; write to a local path or to s3://."
+                f"{redacted(self.uri)}: {self._protocol} has no conditional create; write to a local path or to s3://."
             )
         with self._named(name, "write"):
             for pause_s in CONFLICT_PAUSES_S:
@@ -176,6 +201,27 @@ class FsspecStorage:
                     raise
                 raise FileNotFoundError(shown) from None
             raise StorageError(f"{join(redacted(self.uri), name)}: cannot {verb}: {shown}.") from cause
+
+
+class _CutShort(OSError):
+    """Fewer or more bytes have come than the object has."""
+
+
+def _of_size(data: bytes, size: int | None) -> bytes:
+    """`data`, where it is as long as the server says elsewhere; not every server knows sizes."""
+    if size is not None and len(data) != size:
+        raise _CutShort(f"got {len(data)} bytes, expected {size}; the connection or a proxy cuts answers short")
+    return bytes(data)
+
+
+def _until_whole(read: Callable[[], bytes]) -> bytes:
+    """What `read` gives, asked again where the answer was not whole: the clients see to all other errors."""
+    for pause_s in READ_PAUSES_S:
+        try:
+            return read()
+        except (_CutShort, FlexibleChecksumError, IncompleteReadError):
+            time.sleep(pause_s * random.uniform(0.5, 1.5))  # apart from the other workers
+    return read()
 
 
 def _failures() -> tuple[type[Exception], ...]:
