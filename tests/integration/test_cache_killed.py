@@ -45,8 +45,7 @@ class Disturbed:
         ended = self.build.writers.kill_after(self.build.task(self.cache_uri, name=name), seconds)
         self.log.append(f"{name}: {seconds:.3f} s, {len(records)} records before")
         assert ended in (0, -9), self.log
-        computed = {unit for writer, unit in self.build.computed() if writer == name}
-        assert not computed & complete, self.log
+        assert not self.build.computed(name) & complete, self.log
         begun = {f"{folder}/commits/{unit}.0.json" for folder, unit, by in attempts(self.cache_uri) if by == name}
         assert not begun & records, self.log
         return ended == 0

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,11 +41,28 @@ class Build:
         """The whole of it for one writer."""
         return replace(Task(cache_uri=cache_uri, name=name, log=str(self.log)), **changes)
 
-    def computed(self) -> Counter[tuple[str, str]]:
-        """How often each writer, by its name, has given each unit, by its id, to the teacher; calibrating included."""
-        if not self.log.exists():
-            return Counter()
-        return Counter(tuple(line.split()) for line in self.log.read_text().splitlines())
+    def events(self) -> list[tuple[str, str, str]]:
+        """(what, writer, unit) in the order in which they came, of all writers."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [(what, writer, unit) for what, writer, unit in map(str.split, lines)]
+
+    def computed(self, writer: str) -> set[str]:
+        """Ids of the units with which a writer, by its name, has run the teacher."""
+        return {unit for what, by, unit in self.events() if (what, by) == ("compute", writer)}
+
+    def recomputed(self, writers: Collection[str]) -> set[tuple[str, str]]:
+        """(writer, unit) of what one of `writers` computed though one of them had committed it before it began."""
+        done, begun_late, found = set[str](), set[tuple[str, str]](), set[tuple[str, str]]()
+        for what, writer, unit in self.events():
+            if writer not in writers:
+                continue
+            if what == "done":
+                done.add(unit)
+            elif what == "begin" and unit in done:
+                begun_late.add((writer, unit))
+            elif what == "compute" and (writer, unit) in begun_late:
+                found.add((writer, unit))
+        return found
 
     def complete_units(self, records: Iterable[str]) -> set[str]:
         """Ids of the units of which nothing is missing, by the names of all commit records."""

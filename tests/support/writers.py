@@ -37,7 +37,8 @@ BAD_INPUT = 2  # what a run ends with where a user can mend it
 class Task:
     """What one writer does: the whole cache, or what is missing of it; its attempts begin with `name`.
 
-    Before a unit is given to the teacher, `<name> <unit>` is appended to `log`. Units are taken in turn from `first`.
+    To `log` it appends `begin <name> <unit>`, then `compute …` before the teacher runs, `done …` after the unit is
+    committed. Units are taken in turn from `first`.
     With `errors` the paragraph that a user would see is written there.
     """
 
@@ -102,27 +103,38 @@ def writers(job: ExtractJob, units: Sequence[Unit], *, folder: Path) -> Iterator
         process.stdin.close()
 
 
-class LoggedTeacher(FrozenTeacher):
-    """Appends `line` to a file before it computes anything."""
+class Log:
+    """Lines appended whole, whoever else writes."""
 
-    def __init__(self, job: ExtractJob, *, log: str) -> None:
+    def __init__(self, path: str, *, name: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._name = name
+        self.unit = ""
+
+    def say(self, event: str) -> None:
+        os.write(self._file, f"{event} {self._name} {self.unit}\n".encode())
+
+
+class LoggedTeacher(FrozenTeacher):
+    """Says that it computes before it does."""
+
+    def __init__(self, job: ExtractJob, *, log: Log) -> None:
         super().__init__(
             job.teacher, num_classes=job.num_classes, weights_uri=job.weights_uri, device="cpu", batch_size=32
         )
-        self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        self.line = ""
+        self._log = log
 
     def __call__(self, pixels_BHWC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        os.write(self._log, f"{self.line}\n".encode())
+        self._log.say("compute")
         return super().__call__(pixels_BHWC)
 
 
 def build(job: ExtractJob, units: Sequence[Unit], task: Task) -> None:
     """Compute and commit what is missing, as a worker of the extract stage does."""
     job = replace(job, cache_uri=task.cache_uri)
-    teacher = LoggedTeacher(job, log=task.log)
+    log = Log(task.log, name=task.name)
     extractor = UnitExtractor(
-        teacher,
+        LoggedTeacher(job, log=log),
         renderer=build_renderer(job),
         outputs={
             name: open_output(job.cache_uri, job.target_set, spec, create=True) for name, spec in job.outputs.items()
@@ -133,8 +145,10 @@ def build(job: ExtractJob, units: Sequence[Unit], task: Task) -> None:
         generations=job.generations,
     )
     for unit in [*units[task.first :], *units[: task.first]]:
-        teacher.line = f"{task.name} {unit.id}"
+        log.unit = unit.id
+        log.say("begin")
         extractor(unit, attempt=task.name)
+        log.say("done")
 
 
 def _fork(job: ExtractJob, units: Sequence[Unit], task: Task) -> int:
