@@ -1,5 +1,6 @@
 """Storage on a local or mounted file system: every write is a temporary file, fsync, then rename or link."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -14,6 +15,11 @@ from kd_ray.storage.base import Bytes, Names, Stored
 
 TEMPORARY_SUFFIX = ".partial"
 PART_BYTES = 1 << 20
+MAKE_ROOM = " Make room there, or use another location, and run the same command again; what was written before stays."
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), MAKE_ROOM),
+    errno.EROFS: " Mount it for writing, or use another location.",
+}
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,8 @@ class LocalStorage:
         except (FileNotFoundError, StorageError):  # what is being written may come from another storage
             raise
         except OSError as error:
-            raise StorageError(f"{self.path(name)}: cannot {verb}: {error.strerror or error}.") from error
+            reason = f"{error.strerror or error}.{ADVICE.get(error.errno or 0, '')}"
+            raise StorageError(f"{self.path(name)}: cannot {verb}: {reason}") from error
 
 
 def _unless_absent(error: OSError) -> None:
