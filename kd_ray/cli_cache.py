@@ -12,6 +12,9 @@ app = typer.Typer(no_args_is_help=True, help="Look into a cache, check it, clean
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="the location of the cache: a recipe's cache.uri")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="a name that `kd-ray cache ls` gives, or a part of one")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a dotted override of the recipe; repeatable")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there")]
 SECONDS_A_DAY = 86_400
 UNCHANGED = "nothing was changed"
@@ -41,6 +44,20 @@ def show(uri: Uri, name: Name, as_json: AsJson = False) -> None:
 def verify(
     uri: Uri,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="only what has this in its name")] = None,
+    deep: Annotated[
+        Path | None,
+        typer.Option(metavar="RECIPE", help="also compute random targets again, with the teachers of this recipe"),
+    ] = None,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option(help="with --deep: how many of each target set")] = 64,
+    seed: Annotated[int, typer.Option(help="with --deep: which of them")] = 0,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="with --deep: in deviations of an output, beyond rounding; that of the precision if not given"
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="with --deep: where the teacher runs, such as cuda")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Read everything that is committed and compare it with its records; exit status 1 where anything is off."""
@@ -48,7 +65,19 @@ def verify(
     with exit_status(console, interrupted=UNCHANGED):
         from pipelines.cache.verify import verify_cache
 
-        status = verify_cache(uri, name, console=console, as_json=as_json)
+        request = None
+        if deep is not None:
+            from pipelines.cache.deep import DeepRequest
+
+            request = DeepRequest(
+                recipe=deep,
+                overrides=tuple(overrides or ()),
+                num_samples=samples,
+                seed=seed,
+                tolerance=tolerance,
+                device=device,
+            )
+        status = verify_cache(uri, name, deep=request, console=console, as_json=as_json)
     raise SystemExit(status)
 
 

@@ -60,12 +60,8 @@ def build_renderer(job: ExtractJob) -> UnitRenderer:
     )
 
 
-def build_extractor(
-    job: ExtractJob, *, device: str, batch_size: int, num_threads: int, far: FarRendering | None = None
-) -> UnitExtractor:
-    """The extractor of `job` on this machine; loads the teacher, so it is built once per worker.
-
-    `far` renders elsewhere; without it threads here do.
+def load_frozen(job: ExtractJob, *, device: str, batch_size: int) -> FrozenTeacher:
+    """The teacher of `job`.
 
     Raises:
         FingerprintMismatch: the weights have changed since the run was planned.
@@ -82,8 +78,18 @@ def build_extractor(
             f"{job.weights_uri or job.teacher_name}: weights are {teacher.weights_fingerprint[:12]}, the run was "
             f"planned with {job.weights_fingerprint[:12]}. Somebody replaced them meanwhile; run again."
         )
+    return teacher
+
+
+def build_extractor(
+    job: ExtractJob, *, device: str, batch_size: int, num_threads: int, far: FarRendering | None = None
+) -> UnitExtractor:
+    """The extractor of `job` on this machine; loads the teacher, so it is built once per worker.
+
+    `far` renders elsewhere; without it threads here do. Raises what `load_frozen` does.
+    """
     return UnitExtractor(
-        teacher,
+        load_frozen(job, device=device, batch_size=batch_size),
         renderer=build_renderer(job),
         outputs={
             name: open_output(job.cache_uri, job.target_set, spec, create=True) for name, spec in job.outputs.items()

@@ -1,6 +1,7 @@
 """`kd-ray cache verify`: read everything that is committed, and name what is not as it was written."""
 
 import time
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,11 +13,17 @@ from kd_ray.telemetry.progress import meter
 from kd_ray.telemetry.units import human_bytes
 from pipelines.cache.told import EXIT_FOUND, findings_json, print_findings, print_json
 
+if TYPE_CHECKING:
+    from kd_ray.extraction.deep import Deep
+    from pipelines.cache.deep import DeepRequest
+
 MEGABYTE = 1_000_000
 
 
-def verify_cache(uri: str, name: str | None, *, console: Console, as_json: bool) -> int:
-    """The exit status: 0 where all is well, EXIT_FOUND where anything is off.
+def verify_cache(
+    uri: str, name: str | None, *, deep: "DeepRequest | None" = None, console: Console, as_json: bool
+) -> int:
+    """The exit status: 0 where all is well, EXIT_FOUND where anything is off; with `deep`, teachers are asked again.
 
     Raises:
         RecipeError: nothing in the cache has that name.
@@ -26,11 +33,20 @@ def verify_cache(uri: str, name: str | None, *, console: Console, as_json: bool)
     entries = catalog.entries if name is None else _named(catalog, name)
     verification = verify_with_progress(catalog, entries, console=progress_console)
     findings = [each for each in verification.all_findings if name is None or name in each.location]
+    recomputed = None
+    if deep is not None:
+        from pipelines.cache.deep import verify_deep
+
+        recomputed = verify_deep(catalog, name, deep, verification.findings, console=progress_console)
+        findings += [each for found in recomputed.findings.values() for each in found]
     garbage = find_garbage(catalog, before_s=time.time())
     if as_json:
-        print_json(_document(verification, findings, garbage))
+        document = _document(verification, findings, garbage)
+        print_json(document if recomputed is None else {**document, "deep": _deep_document(recomputed)})
     else:
         print_findings(console, findings)
+        if recomputed is not None:
+            console.print(_deep_line(recomputed), highlight=False, soft_wrap=True)
         console.print(_last_line(verification, findings, garbage), highlight=False, soft_wrap=True)
     return EXIT_FOUND if findings else 0
 
@@ -60,6 +76,16 @@ def _last_line(verification: Verification, findings: list[Finding], garbage: lis
     )
     found = f"[bold red]{len(findings)} findings[/]" if findings else "[bold]all as written[/]"
     return f"{read}: {found}{left}"
+
+
+def _deep_line(deep: "Deep") -> str:
+    worst = "; ".join(f"{path} {error:.1e}" for path, error in deep.worst.items())
+    rounded = f"; {deep.num_rounded} views differ by the rounding of another decoder" if deep.num_rounded else ""
+    return f"{deep.num_targets:,} views rendered and computed again{rounded}; worst error in deviations: {worst}"
+
+
+def _deep_document(deep: "Deep") -> dict[str, object]:
+    return {"targets": deep.num_targets, "rounded_views": deep.num_rounded, "worst_error": deep.worst}
 
 
 def _document(verification: Verification, findings: list[Finding], garbage: list[Garbage]) -> dict[str, object]:

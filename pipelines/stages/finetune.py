@@ -18,7 +18,7 @@ from kd_ray.training.fit import FitSettings
 from kd_ray.training.job import WEIGHTS_FILE, TrainJob, is_finished
 from kd_ray.training.losses import WeightedLosses
 from kd_ray.training.snapshot import labelled_order
-from pipelines.context import Run, key_of, show_on
+from pipelines.context import Record, Run, key_of, show_on
 
 NEVER = 10**9
 
@@ -31,12 +31,23 @@ def prepare_teachers(run: Run, corpus: PackedCorpus) -> dict[str, KnownTeacher]:
     return known
 
 
+def teachers_at_hand(run: Run, corpus: PackedCorpus) -> dict[str, KnownTeacher]:
+    """Every teacher of the recipe as it is now; nothing is trained and nothing is written.
+
+    Raises:
+        RecipeError: a teacher is still to be finetuned.
+    """
+    return {name: _at_hand(run, corpus, name, config) for name, config in run.recipe.all_teachers().items()}
+
+
 def known_teacher(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher | None:
     """The teacher where its weights exist and have been looked at; None where there is work to do first."""
     num_classes = num_classes_of(config, corpus)
     record = run.record("teacher", _record_key(run, corpus, config, num_classes))
-    if record is None:
-        return None
+    return None if record is None else _of_record(name, config, record, num_classes=num_classes)
+
+
+def _of_record(name: str, config: Teacher, record: Record, *, num_classes: int | None) -> KnownTeacher:
     return KnownTeacher(
         name=name,
         config=config,
@@ -99,23 +110,45 @@ def _finetune(run: Run, job: TrainJob, finetune: Finetune, *, key: str) -> None:
 
 def _look_at(run: Run, corpus: PackedCorpus, name: str, config: Teacher, *, weights_uri: str | None) -> KnownTeacher:
     """Load the weights once, for their fingerprint and the shapes of the outputs, and keep what was found."""
+    num_classes = num_classes_of(config, corpus)
+    record = _seen(run, config, weights_uri=weights_uri, num_classes=num_classes)
+    run.write_record("teacher", _record_key(run, corpus, config, num_classes), record)
+    return _of_record(name, config, record, num_classes=num_classes)
+
+
+def _at_hand(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher:
+    weights_uri = config.weights
+    if config.finetune is not None:
+        key = _weights_key(run, corpus, config)
+        job = _finetune_job(run, corpus, name, config, config.finetune, key=key)
+        if not is_finished(job):
+            raise RecipeError(
+                f"teacher {name}: is to be finetuned into {job.run_uri}, which has not been done. Run the recipe "
+                "first, or give its out=… where it was run."
+            )
+        weights_uri = join(job.run_uri, WEIGHTS_FILE)
+    known = known_teacher(run, corpus, name, config)
+    if known is not None:
+        return known
+    num_classes = num_classes_of(config, corpus)
+    record = _seen(run, config, weights_uri=weights_uri, num_classes=num_classes)
+    return _of_record(name, config, record, num_classes=num_classes)
+
+
+def _seen(run: Run, config: Teacher, *, weights_uri: str | None, num_classes: int | None) -> Record:
+    """What a look at the weights finds."""
     from kd_ray.models import state_fingerprint
     from kd_ray.teachers.frozen import load_teacher
 
-    num_classes = num_classes_of(config, corpus)
     shapes, kind_shapes = _shapes_seen(config, run.recipe.views.policy, num_classes=num_classes)
     module = load_teacher(config, num_classes=num_classes, weights_uri=weights_uri)
-    record = {
+    return {
         "weights_uri": weights_uri,
         "weights_fingerprint": state_fingerprint(module),
         "shapes": shapes,
         "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
         "kind_shapes": kind_shapes,
     }
-    run.write_record("teacher", _record_key(run, corpus, config, num_classes), record)
-    known = known_teacher(run, corpus, name, config)
-    assert known is not None, "the record was just written"
-    return known
 
 
 def _shapes_seen(

@@ -20,14 +20,14 @@ def pack_corpus(run: Run) -> PackedCorpus:
     config = run.recipe.corpus
     key = key_of(corpus=config.model_dump(mode="json"))
     if "pack" not in run.stages:
-        corpus = _opened(config)
+        corpus = opened_corpus(config)
         detail = f"{sum(map(corpus.num_samples, SPLITS)):,} images, as packed"
         run.committed_outcome("pack", key=key, detail=_with_overrides(detail, corpus))
         return corpus
     listed = list_sources(config)
     found = find_listed(listed, config)
     if found is not None:
-        corpus = _opened(config)
+        corpus = opened_corpus(config)
         run.committed_outcome("pack", key=key, detail=_with_overrides(_describe(found), corpus))
         return corpus
 
@@ -38,7 +38,7 @@ def pack_corpus(run: Run) -> PackedCorpus:
             mapper=_mapper(run, listed),
             report=lambda done, total: meter.update(done, total=total),
         )
-        corpus = _opened(config)
+        corpus = opened_corpus(config)
         return corpus, result.num_packed, _with_overrides(_describe(result), corpus)
 
     return run.work("pack", do, key=key)
@@ -54,8 +54,8 @@ def _mapper(run: Run, listed: Listed) -> Mapper:
     return on_ray
 
 
-def _opened(config: Corpus) -> PackedCorpus:
-    """The corpus, which must have images to train on and to test with."""
+def opened_corpus(config: Corpus) -> PackedCorpus:
+    """The corpus as it is packed, which must have images to train on and to test with."""
     corpus = open_corpus(config.packed_uri, overrides_uri=config.overrides_uri)
     for split in ("train", "test"):
         if corpus.num_samples(split) == 0:
