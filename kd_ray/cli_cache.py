@@ -111,17 +111,25 @@ def gc(
 
 @app.command()
 def diff(
-    old: Annotated[str, typer.Argument(metavar="A", help="a folder of a cache: CACHE/views/… or CACHE/targets/…")],
-    new: Annotated[str, typer.Argument(metavar="B", help="another, of the same or another cache")],
+    old: Annotated[
+        str, typer.Argument(metavar="A", help="a folder of a cache (CACHE/views/… or CACHE/targets/…), or a recipe")
+    ],
+    new: Annotated[
+        str,
+        typer.Argument(metavar="B", help="another, of the same or another cache; beside a recipe, a whole cache too"),
+    ],
+    overrides: Overrides = None,
     show_all: Annotated[bool, typer.Option("--all", help="every difference, not the first alone")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Name the first field by which two view sets, target sets or outputs differ; exit status 1 where one does."""
+    """Name the first field by which two view sets, target sets or outputs differ, or what a recipe would make differs
+    from the nearest of a cache; exit status 1 where one does.
+    """
     console = make_console()
     with exit_status(console, interrupted=UNCHANGED):
         from pipelines.cache.diff import compare
 
-        status = compare(old, new, show_all=show_all, console=console, as_json=as_json)
+        status = compare(old, new, overrides=overrides or (), show_all=show_all, console=console, as_json=as_json)
     raise SystemExit(status)
 
 

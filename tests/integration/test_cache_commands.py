@@ -166,7 +166,7 @@ def test_diff_of_outputs_is_of_how_they_are_stored_first(cache: WholeCache) -> N
 
 
 def test_diff_of_something_else_is_refused(cache: WholeCache) -> None:
-    for place, told in ((cache.uri, "got no folder of a cache"), (f"{cache.uri}/views/other", "Give one of these")):
+    for place, told in ((cache.uri, "got two whole caches"), (f"{cache.uri}/views/other", "Give one of these")):
         assert told in kd_ray_cache("diff", place, place, status=2).stderr
 
 
