@@ -1,7 +1,7 @@
 """The `kd-ray cache` commands: what is in a cache, whether it is whole, and what may go."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,8 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there")]
 SECONDS_A_DAY = 86_400
+
+
 UNCHANGED = "nothing was changed"
 
 
@@ -147,6 +149,39 @@ def repair(
 
         status = repair_cache(loaded, console=console, as_json=as_json)
     raise SystemExit(status)
+
+
+@app.command()
+def export(
+    uri: Uri,
+    name: Name,
+    to: Annotated[str, typer.Option("--to", metavar="DEST", help="an empty location, here or on S3")],
+    format_: Annotated[Literal["parquet", "webdataset"], typer.Option("--format", help="of the files")] = "parquet",
+    as_stored: Annotated[
+        bool, typer.Option("--as-stored", help="what the codec stores, instead of values decoded from it")
+    ] = False,
+    corpus: Annotated[
+        str | None, typer.Option(metavar="URI", help="corpus.packed_uri of the recipe: adds its labels")
+    ] = None,
+    license_: Annotated[str | None, typer.Option("--license", help="for the card, such as cc-by-4.0")] = None,
+    author: Annotated[str | None, typer.Option(help="for the card")] = None,
+    cite: Annotated[str | None, typer.Option(help="for the card: how to cite it")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an output as plain Parquet or WebDataset tars, one file a unit, with a card that says what it is."""
+    console = make_console()
+    with exit_status(console, interrupted="what was written is kept, the same command goes on from there"):
+        from kd_ray.cache.export_card import Said
+        from pipelines.cache.export import ExportRequest, export_output
+
+        request = ExportRequest(
+            to=to,
+            format=format_,
+            as_stored=as_stored,
+            corpus_uri=corpus,
+            said=Said(license=license_, author=author, cite=cite),
+        )
+        export_output(uri, name, request, console=console, as_json=as_json)
 
 
 @app.command()

@@ -3,12 +3,15 @@
 import time
 
 import pytest
+from rich.console import Console
 
 from kd_ray.cache.catalog import read_catalog
 from kd_ray.cache.garbage import find_garbage, remove_garbage, whole_target_set
 from kd_ray.cache.summary import summarize
 from kd_ray.cache.verify import verify
-from kd_ray.errors import CacheIncomplete
+from kd_ray.errors import CacheIncomplete, RecipeError
+from kd_ray.storage import open_storage
+from pipelines.cache.export import ExportRequest, export_output
 from tests.support.tiny_cache import UNIT
 from tests.support.whole_cache import WholeCache, write_cache
 
@@ -64,3 +67,12 @@ def test_a_target_set_goes_whole(cache: WholeCache) -> None:
     remove_garbage(cache.uri, whole_target_set(read_catalog(cache.uri), "teacher"))
     with pytest.raises(CacheIncomplete, match="holds no cache"):
         read_catalog(cache.uri)
+
+
+def test_an_export_ends_with_its_card(cache: WholeCache) -> None:
+    request = ExportRequest(to=f"{cache.uri}-export", format="parquet")
+    export_output(cache.uri, "summary", request, console=Console(), as_json=False)
+    written = open_storage(request.to).list("")
+    assert written == ["README.md", "data/train-00000-of-00001.parquet", "export.json"]
+    with pytest.raises(RecipeError, match="something is published there"):
+        export_output(cache.uri, "summary", request, console=Console(), as_json=False)

@@ -63,7 +63,16 @@ def write_cache(
     seed: int = 0,
     outputs: Sequence[str] = tuple(SPECS),
 ) -> WholeCache:
-    view_set = Spec(name="plain-train", identity={"corpus_id": "c0", "policy": {"operations": []}, "seed": seed})
+    view_set = Spec(
+        name="plain-train",
+        identity={
+            "corpus_id": "c0",
+            "policy": {"operations": []},
+            "seed": seed,
+            "split": "train",
+            "digest_size_px": [64, 64],
+        },
+    )
     target_set = target_set_spec(
         teacher, teacher={"weights": weights}, view_set_fingerprint=view_set.fingerprint, corpus_id="c0"
     )
