@@ -184,6 +184,39 @@ def export(
         export_output(uri, name, request, console=console, as_json=as_json)
 
 
+@app.command("import")
+def import_(
+    recipe: Annotated[Path, typer.Argument(help="the recipe that the features are for: corpus, views, teacher, cache")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="dotted overrides")] = None,
+    *,
+    features: Annotated[str, typer.Option(metavar="FOLDER", help="one .npy, .pt or .safetensors for each sample")],
+    teacher: Annotated[str | None, typer.Option(help="which imported teacher, where there are several")] = None,
+    mapping: Annotated[
+        str | None,
+        typer.Option(metavar="TABLE", help="a .csv or .parquet with columns location, file and, if need be, key"),
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="the tensor inside files that hold several")] = None,
+    grid: Annotated[
+        str | None, typer.Option(metavar="HxW", help="of spatial features stored as [tokens, channels]")
+    ] = None,
+    replayed: Annotated[
+        bool,
+        typer.Option("--replayed", help="the features are of the recipe's own views, though they are drawn at random"),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a folder of feature files that somebody has computed already into targets of an imported teacher."""
+    console = make_console()
+    with exit_status(console, interrupted="what was committed is kept, the same command goes on from there"):
+        loaded = load_recipe(recipe, overrides or [])
+        from pipelines.cache.import_features import ImportRequest, import_features
+
+        request = ImportRequest(
+            features_uri=features, teacher=teacher, mapping_uri=mapping, key=key, grid=grid, replayed=replayed
+        )
+        import_features(loaded, request, console=console, as_json=as_json)
+
+
 @app.command()
 def fidelity(
     uri: Uri,

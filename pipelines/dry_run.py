@@ -52,6 +52,10 @@ def _show_estimate(
     )
     console.print(f"  corpus: {count}, {counts}", highlight=False)
     for name, teacher in recipe.all_teachers().items():
+        if teacher.network is None:
+            state = "nothing to compute" if name in known else "not imported into this cache yet (kd-ray cache import)"
+            console.print(f"  {name} ({teacher.model.title}): {state}", highlight=False)
+            continue
         # how many logits there are is a matter of the corpus, unless the model comes with classes of its own
         classes_known = corpus is not None or teacher.finetune is None
         outputs = [output for output in teacher.outputs.names() if output != "logits" or classes_known]

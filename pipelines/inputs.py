@@ -48,13 +48,15 @@ def check_inputs(run: Run, *, keep: bool) -> None:
 def given_sizes(recipe: Recipe) -> Iterator[Given]:
     """Every size at which the recipe gives views to a model."""
     for path, teacher in recipe.teachers_by_path().items():
+        if teacher.network is None:  # imported: nothing is computed
+            continue
         # how many logits there are may be a matter of the corpus; where there is a summary, there are logits
         names = [name for name in teacher.outputs.names() if name != "logits"] or ["summary"]
         for where, size_px in _sizes_of(teacher.input, recipe.views.policy, path=f"{path}.input"):
             yield Given(
                 path=where,
                 size_px=size_px,
-                model=teacher.model,
+                model=teacher.network,
                 names=names,
                 spatial_stage=teacher.outputs.spatial_stage,
             )

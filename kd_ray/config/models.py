@@ -44,7 +44,25 @@ class CifarResNet(Section):
         return f"ResNet-{self.depth} (CIFAR)"
 
 
+class ImportedModel(Section):
+    """A teacher of which there are only features, imported from files (`kd-ray cache import`): nothing runs it.
+
+    `digest` is the beginning of that of its features, where the cache has several imports under this name and note.
+    """
+
+    kind: Literal["imported"]
+    name: str
+    note: str = ""
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{6,64}$")] | None = None
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"{self.name} (imported)"
+
+
 Model = Annotated[TimmModel | CifarResNet, Field(discriminator="kind")]
+TeacherModel = Annotated[TimmModel | CifarResNet | ImportedModel, Field(discriminator="kind")]
 
 
 class Input(Section):
@@ -238,7 +256,7 @@ class Finetune(Section):
 class Teacher(Section):
     """A frozen model that produces targets, what it sees, what is kept of it, and where it runs."""
 
-    model: Model
+    model: TeacherModel
     weights: Location | None = Field(default=None, description="safetensors, or a weights-only checkpoint; any URI")
     input: Input
     num_classes: PositiveInt | None = Field(
@@ -251,6 +269,9 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _has_weights(self) -> "Teacher":
+        if isinstance(self.model, ImportedModel):
+            self._check_imported()
+            return self
         pretrained = isinstance(self.model, TimmModel) and self.model.pretrained
         if self.weights is None and not pretrained and self.finetune is None:
             raise ValueError(
@@ -261,6 +282,25 @@ class Teacher(Section):
         if self.num_classes is not None and self.finetune is not None:
             raise ValueError("num_classes is that of the corpus where the teacher is finetuned; remove it")
         return self
+
+    @property
+    def network(self) -> Model | None:
+        """The model that can be built; None of an imported teacher."""
+        return None if isinstance(self.model, ImportedModel) else self.model
+
+    def _check_imported(self) -> None:
+        found = []
+        if self.weights is not None:
+            found.append(("weights", "an imported teacher has none: its features are its identity. Remove it"))
+        if self.finetune is not None:
+            found.append(("finetune", "an imported teacher has no network to train. Remove it"))
+        if len(self.outputs.names()) != 1:
+            reason = f"files give one output, got {', '.join(self.outputs.names())}. Import each as its own teacher"
+            found.append(("outputs", reason))
+        elif self.outputs.spatial is not None and self.outputs.spatial.pool is not None:
+            found.append(("outputs.spatial.pool", "imported features are stored as they are. Pool them before"))
+        if found:
+            raise Misfits(found)
 
 
 class Student(Section):

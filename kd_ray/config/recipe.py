@@ -62,6 +62,7 @@ class Recipe(Section):
     def _parts_fit(self) -> "Recipe":
         problems = [
             *self._teacher_problems(),
+            *self._imported_problems(),
             *self._loss_problems(),
             *self._data_problems(),
             *self._mask_problems(),
@@ -88,6 +89,17 @@ class Recipe(Section):
             for path, teacher in self.teachers_by_path().items()
             if teacher.finetune is not None and isinstance(self.labels, NoLabels)
         ]
+
+    def _imported_problems(self) -> list[tuple[str, str]]:
+        found = []
+        for path, teacher in self.teachers_by_path().items():
+            if teacher.network is not None:
+                continue
+            if self.train.targets == "live":
+                found.append((f"{path}.model", "an imported teacher cannot run live. Set train.targets: cached"))
+            if self.views.policy.kinds:
+                found.append((f"{path}.model", "features are of views of one kind, but views.policy has kinds"))
+        return found
 
     def teachers_by_path(self) -> dict[str, Teacher]:
         """Teachers by the dotted path of their section."""

@@ -190,6 +190,15 @@ class PackedCorpus:
         )
         return rows if self.overrides is None else _overridden(rows, self.overrides)
 
+    def locations(self, shard_name: str, group_start: int, group_stop: int) -> list[str]:
+        """Where the samples of some row groups came from, relative to their source; in a mixture the source's name and
+        a slash come first. Raises what `read_rows` does.
+        """
+        commit = self._commit(shard_name)
+        table = self._read(commit, ["location"], groups=range(group_start, group_stop))
+        prefix = f"{commit.source}/" if commit.source else ""
+        return [f"{prefix}{location}" for location in table.column("location").to_pylist()]
+
     def ids_without_mask(self, shard_name: str, group_start: int, group_stop: int) -> NDArray[np.uint64]:
         """The samples of some row groups that have no mask, nor one of the overrides; raises what `read_rows` does."""
         wanted: tuple[Column, ...] = ("mask",)

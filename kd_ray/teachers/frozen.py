@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kd_ray.config.models import Precision, Teacher, TimmModel
-from kd_ray.errors import ExtractionError, WeightsError
+from kd_ray.config.models import ImportedModel, Precision, Teacher, TimmModel
+from kd_ray.errors import ExtractionError, ModelError, WeightsError
 from kd_ray.models import build_model, load_weights, model_outputs, state_fingerprint, to_input, without_pretrained
 from kd_ray.models.pixels import to_tensor
 
@@ -30,6 +30,11 @@ def load_teacher(config: Teacher, *, num_classes: int | None, weights_uri: str |
         ModelError: the network cannot be built.
         WeightsError: the weights do not fit, or there are none.
     """
+    if isinstance(config.model, ImportedModel):
+        raise ModelError(
+            f"{config.model.title}: there are only its features, no network that could compute others. Import what is "
+            "missing (kd-ray cache import), or give the network with its weights."
+        )
     uri = weights_uri or config.weights
     module = build_model(config.model if uri is None else without_pretrained(config.model), num_classes=num_classes)
     if uri is not None:

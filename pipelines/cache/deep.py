@@ -55,7 +55,8 @@ def verify_deep(catalog: Catalog, name: str | None, request: DeepRequest, known:
     recipe = with_absolute_locations(recipe, base=Path.cwd())
     recipe = recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"uri": catalog.uri})})
     corpus, plan = plan_of(recipe)
-    plans = [(each, found) for each in plan.all if (found := _stored(catalog, each, name, known)) is not None]
+    able = [each for each in plan.all if each.job.teacher.network is not None]
+    plans = [(each, found) for each in able if (found := _stored(catalog, each, name, known)) is not None]
     if not plans:
         raise RecipeError(_nothing(catalog, recipe, [*plan.all], name))
     deep = Deep()
@@ -114,6 +115,11 @@ def _nothing(catalog: Catalog, recipe: Recipe, plans: list[TargetPlan], name: st
     if not plans:
         return (
             f"recipe {recipe.name}: train.targets is live, so nothing of it is in a cache. Give the recipe of a cache."
+        )
+    if all(plan.job.teacher.network is None for plan in plans):
+        return (
+            f"recipe {recipe.name}: its teacher was imported, and no network can compute its targets again. Run verify "
+            "without --deep: what was imported is under checksums."
         )
     paths = [path_of_output(plan, spec) for plan in plans for spec in plan.job.outputs.values()]
     if any(path in catalog.outputs for path in paths):

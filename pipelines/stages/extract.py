@@ -1,9 +1,11 @@
 """extract: every teacher over every view that is missing, each forward pass once."""
 
+from collections.abc import Sequence
 from functools import partial
 
-from kd_ray.errors import StorageError
+from kd_ray.errors import CacheIncomplete, StorageError
 from kd_ray.extraction.folding import Folding
+from kd_ray.extraction.plan import TargetPlan
 from kd_ray.extraction.unit import UnitReport
 from kd_ray.telemetry.progress import Meter
 from kd_ray.telemetry.units import human_bytes
@@ -19,6 +21,8 @@ def extract_targets(run: Run, plan: CachePlan, *, stage: str = "extract") -> Non
         told = describe(forwards=0, num_bytes=stored_bytes(plan), rounded=0)
         run.committed_outcome(stage, key=key, detail=told + fold_what_is_left(plan))
         return
+
+    _refuse_imported(missing)
 
     def do(meter: Meter) -> tuple[None, int, str]:
         for each in missing:
@@ -39,6 +43,17 @@ def extract_targets(run: Run, plan: CachePlan, *, stage: str = "extract") -> Non
         return None, tally.views, told
 
     run.work(stage, do, key=key, unit="views")
+
+
+def _refuse_imported(missing: Sequence[TargetPlan]) -> None:
+    for each in missing:
+        if each.job.teacher.network is None:
+            raise CacheIncomplete(
+                f"teacher {each.job.teacher_name}: {len(each.missing)} of {len(each.view_set.units)} units of its "
+                f"imported targets are missing for {each.view_set.policy.name} with seed {each.view_set.seed}, and "
+                "nothing can compute them. Import features of these views (kd-ray cache import), or state the views "
+                "that were imported."
+            )
 
 
 class _Tally:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from kd_ray.cache.plan import spans_of
-from kd_ray.config.models import Finetune, Student, Teacher, TimmModel
+from kd_ray.config.models import Finetune, ImportedModel, Student, Teacher, TimmModel
 from kd_ray.config.train import CrossEntropyLoss
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus
@@ -19,6 +19,7 @@ from kd_ray.training.job import WEIGHTS_FILE, TrainJob, is_finished
 from kd_ray.training.losses import WeightedLosses
 from kd_ray.training.snapshot import labelled_order
 from pipelines.context import Record, Run, key_of, show_on
+from pipelines.stages.imported import find_imported, imported_teacher
 
 NEVER = 10**9
 
@@ -42,6 +43,8 @@ def teachers_at_hand(run: Run, corpus: PackedCorpus) -> dict[str, KnownTeacher]:
 
 def known_teacher(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher | None:
     """The teacher where its weights exist and have been looked at; None where there is work to do first."""
+    if isinstance(config.model, ImportedModel):
+        return find_imported(run.recipe.cache.uri, corpus, name, config)
     num_classes = num_classes_of(config, corpus)
     record = run.record("teacher", _record_key(run, corpus, config, num_classes))
     return None if record is None else _of_record(name, config, record, num_classes=num_classes)
@@ -73,6 +76,8 @@ def num_classes_of(config: Teacher, corpus: PackedCorpus) -> int | None:
 
 
 def _prepare(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher:
+    if isinstance(config.model, ImportedModel):
+        return imported_teacher(run.recipe.cache.uri, corpus, name, config)
     weights_key = _weights_key(run, corpus, config)
     weights_uri = config.weights
     if config.finetune is not None:
@@ -117,6 +122,8 @@ def _look_at(run: Run, corpus: PackedCorpus, name: str, config: Teacher, *, weig
 
 
 def _at_hand(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher:
+    if isinstance(config.model, ImportedModel):
+        return imported_teacher(run.recipe.cache.uri, corpus, name, config)
     weights_uri = config.weights
     if config.finetune is not None:
         key = _weights_key(run, corpus, config)
@@ -184,8 +191,9 @@ def teacher_shapes(
     """
     from kd_ray.models import output_shapes
 
+    assert config.network is not None, "of an imported teacher the cache tells the shapes"
     shapes = output_shapes(
-        config.model,
+        config.network,
         size_px=size_px,
         num_classes=num_classes,
         names=names,
@@ -267,6 +275,8 @@ def _finetune_job(
 
 
 def _describe(teacher: KnownTeacher) -> str:
+    if teacher.config.network is None:
+        return f"{teacher.name}: {teacher.config.model.title}, features {teacher.weights_fingerprint[:12]}"
     millions = teacher.num_parameters / 1e6
     weights = teacher.weights_fingerprint[:12]
     return f"{teacher.name}: {teacher.config.model.title}, {millions:.2f} M parameters, weights {weights}"

@@ -21,7 +21,7 @@ from pipelines.context import Run
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePlan:
     """Targets for training by kind of view and teacher, and logits of the evaluation view by teacher (for those that
-    store logits). The views of all kinds have the same spans.
+    store logits and can be run). The views of all kinds have the same spans.
     """
 
     training_views: Mapping[str, ViewSetPlan]
@@ -185,7 +185,7 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
                 verify_one_in=recipe.views.verify_one_in,
             )
             for name, teacher in teachers.items()
-            if "logits" in teacher.config.outputs.names()
+            if "logits" in teacher.config.outputs.names() and teacher.config.network is not None
         },
         is_live=recipe.train.targets == "live",
     )
