@@ -58,11 +58,13 @@ def errors(
         difference, step = _of_top_k(coding, stored, computed_N)
         values = np.abs(computed_N).astype(np.float64).max(axis=-1, keepdims=True)
     else:
-        old, new = (coding.decode(each, calibration=calibration).astype(np.float64) for each in (stored, again))
+        inner = coding.as_stored(calibration)  # of a basis the coefficients, whose directions keep lengths
+        old, new = (inner.decode(each, calibration=calibration).astype(np.float64) for each in (stored, again))
         difference, values = np.abs(old - new), np.abs(new)
-        step = _steps(coding, again, values, calibration=calibration)
+        step = _steps(inner, again, values, calibration=calibration)
     beyond = np.maximum(difference - step - STEPS[precision] * values, 0.0)
-    of_token = np.sqrt((beyond**2).mean(axis=-1)) / deviation
+    width = beyond.shape[-1] if coding.codec == "top_k" else coding.shape[-1]
+    of_token = np.sqrt((beyond**2).sum(axis=-1) / width) / deviation
     result_N: Doubles = of_token.reshape(len(computed_N), -1).max(axis=-1)
     return result_N
 

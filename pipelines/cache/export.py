@@ -109,6 +109,11 @@ def _source(catalog: Catalog, name: str, request: ExportRequest) -> Source:
             f"{path}: is stored as top_k, which has no value for every class. Give --as-stored: indices, logits and "
             "log-sum-exps are exported."
         )
+    if output.coding.explained_variance is not None and request.as_stored:
+        raise RecipeError(
+            f"{path}: is stored as coefficients in a basis, which plain tools do not know. Leave out --as-stored: "
+            "values are exported."
+        )
     views = catalog.views_of(output)
     if views is None:
         raise CacheCorrupt(f"{redacted(catalog.uri)}/{path}: its views are not in this cache. Restore them.")

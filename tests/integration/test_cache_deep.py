@@ -29,6 +29,7 @@ CODECS: dict[str, dict[str, Any]] = {
     "exact": {},
     "halves": {"summary": {"codec": "bfloat16"}, "spatial": {"codec": "float16"}, "logits": {"codec": "float16"}},
     "bytes": {"summary": {"codec": "int8"}, "spatial": {"codec": "int8"}, "logits": {"codec": "uint8"}},
+    "reduced": {"spatial": {"codec": "int8", "pool": 2, "basis": {"explained_variance": 0.9}}, "logits": {}},
     "greatest": {"logits": {"codec": "top_k", "k": 2, "temperatures": [1.0, 4.0]}},
 }
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kd_ray.cache.calibration import Calibration
 from kd_ray.cache.codecs import Coding
 from kd_ray.cache.recomputed import deviation_of, errors
 from kd_ray.cache.statistics import ChannelStatistics
@@ -14,6 +13,7 @@ from kd_ray.cache.statistics import ChannelStatistics
 SHAPE = (3, 16)
 CODINGS = [
     *(Coding(codec=name, shape=SHAPE) for name in ("float32", "float16", "bfloat16", "int8", "uint8")),
+    *(Coding(codec=name, shape=SHAPE, explained_variance=0.99) for name in ("float16", "int8")),
     Coding(codec="top_k", shape=SHAPE, k=5, temperatures=(1.0, 4.0)),
 ]
 
@@ -25,7 +25,7 @@ def values(seed: int = 0) -> NDArray[np.float32]:
 
 
 def error_of(coding: Coding, stored_N: NDArray[Any], computed_N: NDArray[Any], **forged: Any) -> NDArray[np.float64]:
-    calibration = Calibration.of(stored_N)
+    calibration = coding.calibrate(stored_N, what="calibrating")
     arrays = coding.encode(stored_N[None], calibration=calibration, what="stored")
     return errors(
         coding,
@@ -38,13 +38,13 @@ def error_of(coding: Coding, stored_N: NDArray[Any], computed_N: NDArray[Any], *
     )
 
 
-@pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: coding.codec)
+@pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: f"{coding.codec}{coding.explained_variance or ''}")
 def test_the_rounding_of_every_codec_is_none(coding: Coding) -> None:
     nudged = values() * np.float32(1 + 2e-7)
     assert error_of(coding, values(), nudged).max() < 1e-5
 
 
-@pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: coding.codec)
+@pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: f"{coding.codec}{coding.explained_variance or ''}")
 def test_one_other_token_is_an_error_of_its_sample_alone(coding: Coding) -> None:
     computed = values()
     computed[3, 1] = values(seed=1)[3, 1]
