@@ -25,9 +25,9 @@ from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import FingerprintMismatch, RecipeError
 from kd_ray.storage import digest_of_json, redacted
 from kd_ray.training.batches import BatchStream, Part, StreamKind, StreamSettings, TargetKey
-from kd_ray.training.job import CachedSource
 from kd_ray.training.loader import CacheLoader
 from kd_ray.training.place import Place, SharedPlace
+from kd_ray.training.sources import CachedSource
 from kd_ray.training.targets import CachedTargets
 
 Item = dict[str, Any]

@@ -12,7 +12,7 @@ from kd_ray.errors import CacheIncomplete, CorpusError, FingerprintMismatch
 from kd_ray.storage import redacted
 from kd_ray.training.batches import StreamKind
 from kd_ray.training.dataset import CacheDataset
-from kd_ray.training.job import CachedSource
+from kd_ray.training.sources import CachedSource
 from kd_ray.views import policy_of
 
 

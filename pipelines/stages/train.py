@@ -16,10 +16,11 @@ from kd_ray.telemetry.progress import Meter
 from kd_ray.training.batches import StreamSettings, TargetKey, stream_kinds
 from kd_ray.training.fit import FitSettings
 from kd_ray.training.identity import distilled_fingerprint, reference_fingerprint
-from kd_ray.training.job import RUN_FILE, CachedSource, LiveSource, TrainJob, is_finished
+from kd_ray.training.job import RUN_FILE, TrainJob, is_finished
 from kd_ray.training.losses import WeightedLosses
 from kd_ray.training.sampling import sampling_of
 from kd_ray.training.snapshot import full_order, labelled_order
+from kd_ray.training.sources import CachedSource, LiveSource
 from pipelines.context import Record, Run, key_of, show_on
 from pipelines.stages.plan import CachePlan
 

@@ -32,9 +32,9 @@ from kd_ray.models import build_model, save_weights, state_fingerprint
 from kd_ray.storage import open_storage
 from kd_ray.students.student import build_student
 from kd_ray.training.batches import Batch, BatchStream, NoTargets, StreamKind, StreamSettings, TargetSource
-from kd_ray.training.job import CachedSource, LiveSource
 from kd_ray.training.losses import WeightedLosses
 from kd_ray.training.snapshot import full_order
+from kd_ray.training.sources import CachedSource, LiveSource
 
 ROUNDS, STEPS, BATCH_SIZE = 5, 40, 64
 SIZE = Input(size_px=(32, 32))

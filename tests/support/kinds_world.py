@@ -14,7 +14,8 @@ from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.models import output_shapes
 from kd_ray.training.batches import StreamSettings, stream_kinds
 from kd_ray.training.fit import FitSettings
-from kd_ray.training.job import LiveSource, TrainJob
+from kd_ray.training.job import TrainJob
+from kd_ray.training.sources import LiveSource
 from tests.support.tiny_world import (
     POLICY,
     STUDENT_SIZE_PX,

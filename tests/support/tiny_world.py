@@ -27,9 +27,10 @@ from kd_ray.models import build_model, output_shapes, save_weights, state_finger
 from kd_ray.storage import open_storage
 from kd_ray.training.batches import StreamKind, StreamSettings
 from kd_ray.training.fit import FitSettings
-from kd_ray.training.job import CachedSource, LiveSource, TrainJob
+from kd_ray.training.job import TrainJob
 from kd_ray.training.losses import WeightedLosses
 from kd_ray.training.snapshot import full_order
+from kd_ray.training.sources import CachedSource, LiveSource
 
 CLASSES = ("dots", "lines", "waves")
 NUM_CLASSES = len(CLASSES)
