@@ -219,6 +219,12 @@ def open_output(cache_uri: str, target_set: Spec, spec: Spec, *, create: bool) -
     else:
         _check(targets, target_set, TARGET_SET_FILE)
         _check(outputs, spec, OUTPUT_FILE)
+    return unchecked_output(cache_uri, target_set, spec)
+
+
+def unchecked_output(cache_uri: str, target_set: Spec, spec: Spec) -> Output:
+    """The output as it is or would be under `cache_uri`: nothing is read."""
+    outputs = open_storage(join(cache_uri, "targets", target_set.folder))
     return Output(target_set=target_set, spec=spec, collection=Collection(storage=outputs, folder=spec.folder))
 
 
@@ -243,7 +249,7 @@ def find_output(cache_uri: str, target_set: Spec, spec: Spec) -> Output | None:
         read_spec(outputs, f"{spec.folder}/{OUTPUT_FILE}", wanted=spec)
     except FileNotFoundError:
         return None
-    return Output(target_set=target_set, spec=spec, collection=Collection(storage=outputs, folder=spec.folder))
+    return unchecked_output(cache_uri, target_set, spec)
 
 
 def _check(storage: Storage, spec: Spec, file_name: str) -> None:

@@ -72,6 +72,7 @@ class FeatureLoss(Section):
         return self
 
 
+MissingTargets = Literal["refuse", "wait", "skip", "live"]
 DataWeightMode = Literal["none", "inv_frequency", "inv_sq_frequency", "inv_log_frequency"]
 DataWeightBy = Literal["label", "duplicates"]
 
@@ -83,6 +84,14 @@ class Train(Section):
 
     losses: Annotated[tuple[Loss, ...], Field(min_length=1)]
     targets: Literal["cached", "live"] = "cached"
+    missing_targets: MissingTargets = Field(
+        default="refuse",
+        description="cached targets that another run has yet to extract: wait for them, skip their samples, or compute "
+        "them live",
+    )
+    wait_limit_s: Annotated[float, Field(gt=0)] = Field(
+        default=3600, description="wait gives up where nothing was committed for so long"
+    )
     epochs: Annotated[float, Field(gt=0)]
     steps_per_epoch: PositiveInt | None = Field(
         default=None, description="null: an epoch is one pass over as many samples as there are"

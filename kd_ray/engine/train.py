@@ -31,6 +31,7 @@ from kd_ray.training.fit import Metrics, State
 from kd_ray.training.job import TrainJob, build, decode_state, encode_state, is_finished, save_run, train
 
 STATE_FILE = "state.pt"
+MAX_WAIT_S = 7 * 24 * 3600  # for one unit, while others are committed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ def _attempt(
                     use_gpu=num_gpus > 0,
                     resources_per_worker={"CPU": group.resources.num_cpus, **({"GPU": num_gpus} if num_gpus else {})},
                 ),
-                torch_config=TorchConfig(backend="nccl" if num_gpus else "gloo"),
+                torch_config=TorchConfig(backend="nccl" if num_gpus else "gloo", timeout_s=_timeout_s(group)),
                 run_config=RunConfig(
                     name=name,
                     **_storage(storage_uri),
@@ -101,6 +102,12 @@ def _attempt(
             raise
         return False
     return True
+
+
+def _timeout_s(group: TrainGroup) -> int:
+    """How long a worker waits for the others in a collective operation: as long as any of them waits for a unit."""
+    waits = [job.waiting.limit_s for job in group.jobs if job.waiting is not None]
+    return TorchConfig().timeout_s if not waits else MAX_WAIT_S
 
 
 def _storage(uri: str) -> dict[str, Any]:
@@ -142,6 +149,7 @@ def _train_job(job: TrainJob, group: TrainGroup, *, board: Any, done: int, total
         num_workers=world_size,
         hooks=hooks,
         resume=_restored(job),
+        on_wait=hooks.wait,
     )
     if world_size > 1:
         num_rounded = torch.tensor(result.num_rounded, device=device)
@@ -177,14 +185,19 @@ class _WorkerHooks:
     ) -> None:
         self._job, self._group, self._board, self._student, self._corpus = job, group, board, student, corpus
         self._done, self._total = done, total
+        self._logged = done
         context = ray.train.get_context()
         self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
 
+    def wait(self, note: str) -> None:
+        """Any worker may wait, and all wait for it."""
+        self._board.write.remote(Standing(self._logged, self._total, f"{self._job.name} {note}"))
+
     def log(self, step: int, metrics: Metrics) -> None:
+        self._logged = self._done + step * self._job.stream.global_batch_size
         if self._rank == 0:
             note = f"{self._job.name}: loss {metrics['loss']:.3f}"
-            done = self._done + step * self._job.stream.global_batch_size
-            self._board.write.remote(Standing(done, self._total, note))
+            self._board.write.remote(Standing(self._logged, self._total, note))
 
     def evaluate(self, step: int) -> Metrics:
         """Top-1 on the val split, on test where there is none; each worker looks at its share of the row groups."""

@@ -10,6 +10,7 @@ from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import NAMELESS, Policy
 from kd_ray.storage import digest_of_json
 from kd_ray.training.batches import TargetKey
+from kd_ray.training.missing import Missing
 
 TRAINING_VERSION = 1  # goes up when the same recipe is to give another student
 
@@ -21,6 +22,8 @@ SPEED_ONLY = {
     "checkpoint_every_steps",
     "max_failures",
     "reference",
+    "wait_limit_s",
+    "missing_targets",  # what it leaves out or computes live is told by the spans and `live`
 }
 
 
@@ -33,9 +36,10 @@ def distilled_fingerprint(
     targets: Mapping[str, Mapping[TargetKey, tuple[Spec, Spec]]],
     student_weights: str | None,
     transforms: Mapping[int, FrozenTransform] | None = None,
+    live: Mapping[str, Missing] | None = None,
 ) -> str:
-    """Of a student that follows teachers; `views` and `targets` (target set, output) are by kind of view,
-    `student_weights` is the file's version, `transforms` are by the index of the loss.
+    """Of a student that follows teachers; `views` and `targets` (target set, output) are by kind of view, as is what is
+    computed `live` beside them; `student_weights` is the file's version, `transforms` are by the index of the loss.
     """
     return digest_of_json(
         {
@@ -50,6 +54,7 @@ def distilled_fingerprint(
             # the version is in `train`
             **({"transforms": {str(index): each.digest for index, each in transforms.items()}} if transforms else {}),
             "train": recipe.train.model_dump(mode="json", exclude=SPEED_ONLY),
+            **({"live": {kind: each.to_json() for kind, each in live.items()}} if live else {}),
         }
     )
 

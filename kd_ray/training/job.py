@@ -2,8 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from kd_ray.cache.order import Order
 from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.config.corpus import Labels
 from kd_ray.config.models import Student
+from kd_ray.config.train import MissingTargets
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.models.weights import save_weights
 from kd_ray.storage import open_storage
@@ -19,12 +20,24 @@ from kd_ray.students.student import StudentModel, build_student
 from kd_ray.training.batches import BatchStream, NoTargets, StreamSettings, TargetSource
 from kd_ray.training.fit import FitResult, FitSettings, Hooks, Metrics, State, fit, samples_consumed
 from kd_ray.training.losses import WeightedLosses
-from kd_ray.training.sources import CachedSource, LiveSource
+from kd_ray.training.partial import PartialTargets, PartialViews
+from kd_ray.training.sources import CachedSource, LiveSource, PartialSource
 from kd_ray.training.standardize import Standardizer
-from kd_ray.training.views import ViewSource
+from kd_ray.training.views import ReplayedViews, ViewSource
+from kd_ray.training.waiting import Patience, Waiting
 
 WEIGHTS_FILE = "model.safetensors"
 RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What the cache lacked when a run on a part of it was planned, and what became of that: for people."""
+
+    policy: MissingTargets
+    num_units: int
+    num_views: int
+    num_samples: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +45,9 @@ class TrainJob:
     """One student, its data, its losses and its schedule.
 
     `target_shapes` are, for each kind of views, those of the feature losses' targets by the loss's index. `source` has
-    what is cached by kind, or the teachers in the loop; None is training without a teacher. `transforms`, by a loss's
-    index, standardise its targets.
+    what is cached by kind, the teachers in the loop, or both; None is training without a teacher. `transforms`, by a
+    loss's index, standardise its targets. `waiting` says how long to wait for what is not cached yet, and `snapshot`
+    what a run on a part of a cache was planned with.
     """
 
     name: str
@@ -46,10 +60,12 @@ class TrainJob:
     target_shapes: Sequence[Mapping[int, tuple[int, ...]]]
     stream: StreamSettings
     order: Order
-    source: Mapping[str, CachedSource] | LiveSource | None
+    source: Mapping[str, CachedSource] | LiveSource | PartialSource | None
     settings: FitSettings
     seed: int
     transforms: Mapping[int, FrozenTransform] = field(default_factory=dict)
+    waiting: Waiting | None = None
+    snapshot: Snapshot | None = None
 
     def losses_on(self, device: torch.device) -> WeightedLosses:
         """The losses, with the transforms of their targets on `device`; raises what opening those does."""
@@ -71,7 +87,7 @@ def build(job: TrainJob) -> StudentModel:
 
 
 def open_source(
-    job: TrainJob, device: torch.device
+    job: TrainJob, device: torch.device, *, patience: Patience | None = None
 ) -> tuple[Mapping[str, TargetSource], Mapping[str, ViewSource] | None]:
     """By kind of view where the job's targets come from, and its views where they are read.
 
@@ -83,14 +99,38 @@ def open_source(
             return {kind.name: NoTargets() for kind in job.stream.kinds}, None
         case LiveSource():
             return job.source.open(device), None
+        case PartialSource():
+            return _open_partial(job.source, device, view_seed=job.stream.view_seed)
         case sources:
-            cached = {kind: source.open(device) for kind, source in sources.items()}
+            cached = {kind: source.open(device, patience=patience) for kind, source in sources.items()}
             stored = {
                 kind: cached[kind].stored_views(source.kept)
                 for kind, source in sources.items()
                 if source.kept is not None
             }
             return cached, stored or None
+
+
+def _open_partial(
+    source: PartialSource, device: torch.device, *, view_seed: int
+) -> tuple[Mapping[str, TargetSource], Mapping[str, ViewSource] | None]:
+    live = source.live.open(device)
+    targets, views = {}, {}
+    for kind, each in source.cached.items():
+        pinned, store = each.open_rest(source.missing[kind])
+        targets[kind] = PartialTargets(pinned, seen=each.seen(store, pinned), live=live[kind])
+        if each.kept is not None:
+            replayed = ReplayedViews(policy=each.policy, seed=view_seed, kept=each.kept)
+            stored = each.stored(store, pinned)
+            views[kind] = PartialViews(pinned.views, stored=stored, replayed=replayed)
+    return targets, views or None
+
+
+def _patience(job: TrainJob, on_wait: Callable[[str], None]) -> Patience | None:
+    if job.waiting is None or not isinstance(job.source, Mapping):
+        return None
+    sources = job.source.values()
+    return Patience(job.waiting, num_committed=lambda: sum(each.num_committed() for each in sources), on_wait=on_wait)
 
 
 def train(
@@ -102,10 +142,12 @@ def train(
     num_workers: int,
     hooks: Hooks,
     resume: State | None,
+    on_wait: Callable[[str], None] = lambda _note: None,
 ) -> FitResult:
-    """Train `network` on this worker's share of every batch."""
+    """Train `network` on this worker's share of every batch; `on_wait` hears from any thread what it waits for."""
     device = next(network.parameters()).device
-    targets, views = open_source(job, device)
+    patience = _patience(job, on_wait)
+    targets, views = open_source(job, device, patience=patience)
     losses = job.losses_on(device)
     stream = BatchStream(
         job.stream,
@@ -121,6 +163,8 @@ def train(
         result = fit(network, batches, losses, settings=job.settings, hooks=hooks, resume=resume)
         return replace(result, num_rounded=sum(each.num_rounded for each in targets.values()))
     finally:
+        if patience is not None:
+            patience.stop()
         batches.close()
 
 
@@ -136,6 +180,7 @@ def save_run(job: TrainJob, student: StudentModel, result: FitResult) -> None:
         "images": job.settings.num_steps * job.stream.global_batch_size,
         "num_parameters": sum(parameter.numel() for parameter in student.backbone.parameters()),
         "num_rounded_views": result.num_rounded,
+        "snapshot": asdict(job.snapshot) if job.snapshot is not None else None,
         "history": result.history,
     }
     storage.write(RUN_FILE, json.dumps(record, indent=1).encode())

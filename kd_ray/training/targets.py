@@ -1,6 +1,6 @@
 """Targets from the cache, or from the teacher itself in the loop: the same views, the same code path."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,10 +95,20 @@ class LiveTargets:
     def collect(self, drawn: Sequence[Drawn]) -> Mapping[TargetKey, Tensor]:
         """One forward pass of each teacher over these views at its size for them."""
         targets: dict[TargetKey, Tensor] = {}
-        for name, (teacher, size) in self._teachers.items():
-            outputs = teacher(np.stack([each.view.render(size.size_px, size.interpolation) for each in drawn]))
+        for name in self._teachers:
+            outputs = self.compute(name, drawn)
             targets |= {(name, key): torch.from_numpy(value) for key, value in outputs.items()}
         return {key: value for key, value in targets.items() if key in self._needed}
+
+    @property
+    def teachers(self) -> Collection[str]:
+        """Their names."""
+        return self._teachers.keys()
+
+    def compute(self, name: str, drawn: Sequence[Drawn]) -> Mapping[str, NDArray[np.float32]]:
+        """All outputs [B, …] of one teacher for these views at its size for them."""
+        teacher, size = self._teachers[name]
+        return teacher(np.stack([each.view.render(size.size_px, size.interpolation) for each in drawn]))
 
     def check(self, span: Span, drawn: Drawn) -> None:
         """The teacher sees this very view."""
