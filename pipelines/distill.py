@@ -7,6 +7,7 @@ from pipelines.stages.export import export_model
 from pipelines.stages.extract import extract_targets
 from pipelines.stages.finetune import prepare_teachers
 from pipelines.stages.pack import pack_corpus
+from pipelines.stages.partial import policy_lines
 from pipelines.stages.plan import plan_cache
 from pipelines.stages.report import Report, write_report
 from pipelines.stages.train import check_student, train_students
@@ -23,6 +24,8 @@ def distill(run: Run) -> Report | None:
     if last < STAGES.index("plan"):
         return None
     plan = plan_cache(run, corpus, teachers)  # which units are missing; reads commits, computes nothing
+    for line in policy_lines(run, plan):
+        run.console.print(line, highlight=False, soft_wrap=True)
     if last < STAGES.index("extract"):
         return None
     if "train" in run.stages and any(each.missing for each in plan.all):

@@ -12,6 +12,7 @@ from kd_ray.telemetry.units import human_bytes
 from kd_ray.views import max_kept_bytes
 from pipelines.context import Run
 from pipelines.stages.finetune import known_teacher, num_classes_of, teacher_shapes
+from pipelines.stages.partial import policy_lines
 from pipelines.stages.plan import enlarged, make_plan, plan_table
 
 
@@ -22,7 +23,10 @@ def show_plan(run: Run) -> None:
     corpus = _packed(recipe)
     known = {} if corpus is None else _known_teachers(run, corpus)
     if corpus is not None and len(known) == len(recipe.all_teachers()):
-        console.print(plan_table(make_plan(recipe, corpus, known), recipe))
+        plan = make_plan(recipe, corpus, known)
+        console.print(plan_table(plan, recipe))
+        for line in policy_lines(run, plan):
+            console.print(line, highlight=False, soft_wrap=True)
         return
     _show_estimate(recipe, corpus, known, console=console)
 

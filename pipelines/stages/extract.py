@@ -10,6 +10,7 @@ from kd_ray.extraction.unit import UnitReport
 from kd_ray.telemetry.progress import Meter
 from kd_ray.telemetry.units import human_bytes
 from pipelines.context import Run, key_of
+from pipelines.stages.partial import applies
 from pipelines.stages.plan import CachePlan
 
 
@@ -20,6 +21,9 @@ def extract_targets(run: Run, plan: CachePlan, *, stage: str = "extract") -> Non
     if not missing:
         told = describe(forwards=0, num_bytes=stored_bytes(plan), rounded=0)
         run.committed_outcome(stage, key=key, detail=told + fold_what_is_left(plan))
+        return
+    if stage == "extract" and applies(run):
+        run.skipped_outcome(stage, detail="left to another run; see train.missing_targets")
         return
 
     _refuse_imported(missing)

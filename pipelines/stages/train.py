@@ -1,10 +1,12 @@
 """train: the student from the cache, and where the recipe asks the same student without a teacher."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from kd_ray.cache.order import Order
 from kd_ray.cache.transforms import FrozenTransform
+from kd_ray.cache.units import Span
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
 from kd_ray.corpus.packed import PackedCorpus
@@ -13,15 +15,30 @@ from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join, open_storage
 from kd_ray.storage.signature import signature
 from kd_ray.telemetry.progress import Meter
-from kd_ray.training.batches import StreamSettings, TargetKey, stream_kinds
+from kd_ray.training.batches import StreamSettings, stream_kinds
 from kd_ray.training.fit import FitSettings
 from kd_ray.training.identity import distilled_fingerprint, reference_fingerprint
 from kd_ray.training.job import RUN_FILE, TrainJob, is_finished
 from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.missing import Missing
 from kd_ray.training.sampling import sampling_of
 from kd_ray.training.snapshot import full_order, labelled_order
-from kd_ray.training.sources import CachedSource, LiveSource
+from kd_ray.training.sources import CachedSource, PartialSource
+from kd_ray.training.waiting import Waiting
 from pipelines.context import Record, Run, key_of, show_on
+from pipelines.stages.partial import (
+    applies,
+    cached_sources,
+    describe_missing,
+    keep_pinned,
+    live_source,
+    losses_of,
+    pin,
+    reads_the_cache,
+    snapshot_of,
+    with_live,
+    without_skipped,
+)
 from pipelines.stages.plan import CachePlan
 
 
@@ -38,7 +55,7 @@ def train_students(
     run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher], plan: CachePlan
 ) -> list[TrainedStudent]:
     """The distilled student first, then the reference."""
-    jobs = [_distilled_job(run.recipe, corpus, teachers, plan)]
+    jobs = [_distilled_job(run, corpus, teachers, plan)]
     if run.recipe.train.reference:
         jobs.append(_reference_job(run.recipe, corpus, jobs[0]))
     key = key_of(runs=[job.run_uri.rsplit("/", 1)[-1] for job in jobs])
@@ -75,28 +92,78 @@ def train_students(
     return run.work("train", do, key=key)
 
 
-def _distilled_job(
-    recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher], plan: CachePlan
-) -> TrainJob:
+def _distilled_job(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher], plan: CachePlan) -> TrainJob:
+    recipe = run.recipe
+    complete = cached_sources(recipe, plan)
+    whole = _order(recipe, corpus, plan.training_spans)
+    transforms = _frozen_transforms(recipe, complete)
+    of_complete = _fingerprint(recipe, corpus, whole, complete, transforms=transforms)
+    pinned = pin(run, complete, fingerprint=of_complete)
+    if not pinned.anything:
+        job = _job_on(recipe, corpus, teachers, order=whole, fingerprint=of_complete, source=complete)
+    elif recipe.train.missing_targets == "skip":
+        rest = without_skipped(run, plan, complete, pinned)
+        kept = {unit.span for each in rest.values() for unit in each.units}
+        order = _order(recipe, corpus, [span for span in plan.training_spans if span in kept])
+        _tell_lost_sources(run, whole, order)
+        job = _job_on(
+            recipe,
+            corpus,
+            teachers,
+            order=order,
+            fingerprint=_fingerprint(recipe, corpus, order, rest, transforms=transforms),
+            source=rest,
+        )
+    else:
+        job = _job_on(
+            recipe,
+            corpus,
+            teachers,
+            order=whole,
+            fingerprint=_fingerprint(recipe, corpus, whole, complete, transforms=transforms, live=pinned.missing),
+            source=with_live(recipe, teachers, complete, pinned),
+        )
+    job = replace(job, transforms=transforms)
+    if pinned.anything:
+        job = replace(job, snapshot=snapshot_of(recipe, plan, pinned.missing))
+    if applies(run) and recipe.train.missing_targets == "wait":
+        job = replace(job, waiting=Waiting(limit_s=recipe.train.wait_limit_s))
+    keep_pinned(run, pinned, job, fingerprint=of_complete)
+    return job
+
+
+def _tell_lost_sources(run: Run, whole: Order, order: Order) -> None:
+    lost = sorted({source.name for source in whole.sources} - {source.name for source in order.sources})
+    if lost:
+        run.console.print(
+            f"WARNING: train.missing_targets: skip: no sample is left of corpus.sources {', '.join(lost)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _order(recipe: Recipe, corpus: PackedCorpus, spans: Sequence[Span]) -> Order:
     train = recipe.train
-    losses = WeightedLosses(
-        losses=train.losses,
-        teachers=tuple(
-            None if isinstance(loss, CrossEntropyLoss) else recipe.teacher_of(loss) for loss in train.losses
-        ),
-    )
-    needed = sorted(losses.needed_targets())
-    cached = _cached_sources(recipe, plan, needed)
-    transforms = _frozen_transforms(recipe, cached)
-    order = full_order(
+    return full_order(
         corpus,
-        plan.training_spans,
+        spans,
         seed=train.seed,
         num_lanes=train.lanes,
         window=train.shuffle_window,
         sampling=sampling_of(recipe),
     )
-    fingerprint = distilled_fingerprint(
+
+
+def _fingerprint(
+    recipe: Recipe,
+    corpus: PackedCorpus,
+    order: Order,
+    cached: Mapping[str, CachedSource],
+    *,
+    transforms: Mapping[int, FrozenTransform],
+    live: Mapping[str, Missing] | None = None,
+) -> str:
+    return distilled_fingerprint(
         recipe,
         corpus_id=corpus.annotated_id,
         order=order,
@@ -104,8 +171,23 @@ def _distilled_job(
         targets={kind: each.outputs for kind, each in cached.items()},
         student_weights=_weights_signature(recipe),
         transforms=transforms,
+        live=live,
     )
-    source = cached if train.targets == "cached" else _live_source(recipe, teachers, frozenset(needed))
+
+
+def _job_on(
+    recipe: Recipe,
+    corpus: PackedCorpus,
+    teachers: Mapping[str, KnownTeacher],
+    *,
+    order: Order,
+    fingerprint: str,
+    source: Mapping[str, CachedSource] | PartialSource,
+) -> TrainJob:
+    """The student on what `order` and `source` have of the cache; with the teachers alone where the recipe says so."""
+    train = recipe.train
+    losses = losses_of(recipe)
+    live = live_source(recipe, teachers, frozenset(losses.needed_targets())) if train.targets == "live" else None
     return TrainJob(
         name=recipe.student.name,
         run_uri=join(recipe.out, "runs", f"{recipe.student.name}-{fingerprint[:12]}"),
@@ -124,10 +206,11 @@ def _distilled_job(
         ),
         stream=_stream(recipe, fresh=False),
         order=order,
-        source=source if needed or (train.targets == "cached" and recipe.views.keep == "pixels") else None,
+        source=(live if losses.needed_targets() else None)
+        if train.targets == "live"
+        else (source if reads_the_cache(recipe) else None),
         settings=_settings(train, train.num_steps(order.num_samples)),
         seed=train.seed,
-        transforms=transforms,
     )
 
 
@@ -140,42 +223,6 @@ def _frozen_transforms(recipe: Recipe, cached: Mapping[str, CachedSource]) -> di
         for index, loss in enumerate(recipe.train.losses)
         if isinstance(loss, FeatureLoss) and loss.standardize is not None
     }
-
-
-def _cached_sources(recipe: Recipe, plan: CachePlan, needed: list[TargetKey]) -> dict[str, CachedSource]:
-    """By kind of view."""
-    return {
-        kind: CachedSource(
-            cache_uri=recipe.cache.uri,
-            view_set=views.spec,
-            outputs={
-                (teacher, output): (
-                    plan.training[kind][teacher].job.target_set,
-                    plan.training[kind][teacher].job.outputs[output],
-                )
-                for teacher, output in needed
-            },
-            units=views.units,
-            policy=views.policy,
-            verify_one_in=recipe.views.verify_one_in,
-            kept=recipe.views.kept(kind),
-        )
-        for kind, views in plan.training_views.items()
-    }
-
-
-def _live_source(recipe: Recipe, teachers: Mapping[str, KnownTeacher], needed: frozenset[TargetKey]) -> LiveSource:
-    names, policy = sorted({teacher for teacher, _ in needed}), recipe.views.policy
-    return LiveSource(
-        teachers={
-            name: (teachers[name].config, teachers[name].weights_uri, teachers[name].num_classes) for name in names
-        },
-        needed=needed,
-        inputs={
-            kind: {name: teachers[name].config.input.of_kind(policy, kind) for name in names}
-            for kind in policy.kind_names
-        },
-    )
 
 
 def _reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) -> TrainJob:
@@ -211,6 +258,8 @@ def _reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) ->
         order=order,
         source=None,
         transforms={},
+        waiting=None,
+        snapshot=None,
     )
 
 
@@ -306,4 +355,6 @@ def _describe(students: list[TrainedStudent]) -> str:
             f". WARNING: of the checked views {first['num_rounded_views']:,} differ from what the teacher saw by "
             "rounding: the images were decoded by another library here. Install what the view set records"
         )
+    if first.get("snapshot"):
+        told += f". {describe_missing(first['snapshot'])}"
     return told
