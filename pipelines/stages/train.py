@@ -55,7 +55,7 @@ def train_students(
     run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher], plan: CachePlan
 ) -> list[TrainedStudent]:
     """The distilled student first, then the reference."""
-    jobs = [_distilled_job(run, corpus, teachers, plan)]
+    jobs = [distilled_job(run, corpus, teachers, plan)]
     if run.recipe.train.reference:
         jobs.append(_reference_job(run.recipe, corpus, jobs[0]))
     key = key_of(runs=[job.run_uri.rsplit("/", 1)[-1] for job in jobs])
@@ -92,7 +92,7 @@ def train_students(
     return run.work("train", do, key=key)
 
 
-def _distilled_job(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher], plan: CachePlan) -> TrainJob:
+def distilled_job(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher], plan: CachePlan) -> TrainJob:
     recipe = run.recipe
     complete = cached_sources(recipe, plan)
     whole = _order(recipe, corpus, plan.training_spans)

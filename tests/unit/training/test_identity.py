@@ -8,10 +8,13 @@ from kd_ray.cache.order import Order
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.stream import SnapshotSpan, SourceSpans
 from kd_ray.cache.transforms import FrozenTransform
-from kd_ray.cache.units import Span
+from kd_ray.cache.units import Span, Unit
 from kd_ray.config.load import load_recipe
 from kd_ray.training.identity import distilled_fingerprint, reference_fingerprint
+from kd_ray.training.missing import Missing
 from tests.support.recipes import VALID, write
+
+UNIT = Unit(span=Span(shard="s", group_start=0, group_stop=1), view_start=0, view_stop=1)
 
 
 def order(*, name: str = "", weight: int = 1, num_rows: int = 3) -> Order:
@@ -68,6 +71,7 @@ OF_BOTH = [
         ({}, ("train.steps_per_epoch=100",)),
         ({}, ("train.losses.0.temperature=3",)),
         ({}, ("train.losses.0.remainder=uniform",)),
+        ({"live": {"": Missing(outputs={("teacher", "logits"): frozenset({UNIT})})}}, ()),
     ],
 )
 def test_what_decides_the_student_changes_its_fingerprint(
@@ -87,7 +91,15 @@ def test_what_decides_the_reference_changes_its_fingerprint(
 
 
 @pytest.mark.parametrize(
-    "override", ["train.log_every_steps=7", "train.max_failures=9", "train.reference=true", "out=elsewhere"]
+    "override",
+    [
+        "train.log_every_steps=7",
+        "train.max_failures=9",
+        "train.reference=true",
+        "out=elsewhere",
+        "train.missing_targets=skip",
+        "train.wait_limit_s=9",
+    ],
 )
 def test_what_does_not_decide_the_student_leaves_the_fingerprint(tmp_path: Path, override: str) -> None:
     assert distilled(tmp_path, override) == distilled(tmp_path)
