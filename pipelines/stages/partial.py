@@ -219,6 +219,17 @@ def describe_missing(snapshot: Record) -> str:
     return f"{told} targets of {snapshot['num_views']:,} views are computed in the training loop"
 
 
+def missing_counts(record: Record) -> dict[str, int]:
+    """Of a run's record, by the names that metrics have; empty where it was trained on the whole cache."""
+    snapshot = record.get("snapshot")
+    if not snapshot:
+        return {}
+    counts = {"num_missing_units": int(snapshot["num_units"])}
+    if snapshot["policy"] == "skip":
+        return {**counts, "num_left_out_samples": int(snapshot["num_samples"])}
+    return {**counts, "num_live_views": int(snapshot["num_views"])}
+
+
 def _missing(source: CachedSource) -> Missing:
     return find_missing(source.cache_uri, source.view_set, source.outputs, wanted=source.units)
 

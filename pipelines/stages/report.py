@@ -20,7 +20,7 @@ from pipelines.context import Outcome, Record, Run, key_of
 from pipelines.show_views import sheet_of, usual_num_draws
 from pipelines.stages.evaluate import Evaluation, Scores
 from pipelines.stages.extract import stored_bytes
-from pipelines.stages.partial import describe_missing
+from pipelines.stages.partial import describe_missing, missing_counts
 from pipelines.stages.plan import CachePlan
 from pipelines.stages.train import TrainedStudent
 
@@ -208,13 +208,8 @@ def _metrics(
     for student in students:
         metrics[f"{student.job.name}/num_parameters"] = int(student.record["num_parameters"])
         metrics[f"{student.job.name}/num_rounded_views"] = int(student.record.get("num_rounded_views", 0))
-        left = student.record.get("snapshot")
-        if left:
-            metrics[f"{student.job.name}/num_missing_units"] = int(left["num_units"])
-            count = "num_left_out_samples" if left["policy"] == "skip" else "num_live_views"
-            metrics[f"{student.job.name}/{count}"] = int(
-                left["num_samples"] if left["policy"] == "skip" else left["num_views"]
-            )
+        for key, count in missing_counts(student.record).items():
+            metrics[f"{student.job.name}/{key}"] = count
         metrics[f"{student.job.name}/data_wait"] = round(student.record["data_wait_s"] / student.record["seconds"], 4)
     metrics["export/uri"] = str(exported["uri"])
     return metrics
