@@ -12,6 +12,8 @@ from tests.support.tiny_world import save_teacher, write_images
 
 pytestmark = pytest.mark.ray
 
+LIMIT_S = 600  # two clusters on a busy machine
+
 RECIPE = """\
 name: growing
 out: {home}/out
@@ -57,13 +59,16 @@ def test_training_begun_before_the_first_unit_ends_as_on_the_whole_cache(tmp_pat
             kd_ray(str(recipe), f"cluster.temp_dir={training_folder}", "train.missing_targets=wait", *train),
             log=log,
         )
-        wait_until(lambda: "student waits for " in log.read_text(), timeout_s=200, what="the training to wait")
+        wait_until(lambda: "student waits for " in log.read_text(), timeout_s=LIMIT_S, what="the training to wait")
         assert not (tmp_path / "cache").exists()
         local = f"cluster.temp_dir={folder}"
-        extracted = run(kd_ray(str(recipe), f"out={tmp_path}/extracted", local, "--stages", "finetune,plan,extract"))
+        extracted = run(
+            kd_ray(str(recipe), f"out={tmp_path}/extracted", local, "--stages", "finetune,plan,extract"),
+            timeout_s=LIMIT_S,
+        )
         assert extracted.returncode == 0, extracted.stdout + extracted.stderr
-        assert waiting.wait(timeout=200) == 0, log.read_text()
-        afterwards = run(kd_ray(str(recipe), f"out={tmp_path}/afterwards", local, *train))
+        assert waiting.wait(timeout=LIMIT_S) == 0, log.read_text()
+        afterwards = run(kd_ray(str(recipe), f"out={tmp_path}/afterwards", local, *train), timeout_s=LIMIT_S)
     assert afterwards.returncode == 0, afterwards.stdout + afterwards.stderr
     assert len(losses(tmp_path / "out")) >= 4
     assert losses(tmp_path / "out") == losses(tmp_path / "afterwards")

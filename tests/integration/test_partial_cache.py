@@ -58,7 +58,7 @@ STORED = {
 # Another batch size may make another kernel sum in another order, near 1e-6 of a value; a code of int8 may round over.
 TOLERANCE = 1e-5
 KEPT = KeptFormat(size_px=(40, 36), codec="jpeg", quality=90)
-QUICK = Waiting(limit_s=30, first_pause_s=0.02, longest_pause_s=0.1)
+QUICK = Waiting(limit_s=600, first_pause_s=0.02, longest_pause_s=0.1)
 
 
 class Unwatched:
