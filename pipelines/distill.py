@@ -10,7 +10,8 @@ from pipelines.stages.pack import pack_corpus
 from pipelines.stages.partial import policy_lines
 from pipelines.stages.plan import plan_cache
 from pipelines.stages.report import Report, write_report
-from pipelines.stages.train import check_student, train_students
+from pipelines.stages.students import check_student
+from pipelines.stages.train import train_students
 
 
 def distill(run: Run) -> Report | None:

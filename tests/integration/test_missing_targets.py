@@ -24,7 +24,7 @@ from pipelines.stages.extract import extract_targets
 from pipelines.stages.finetune import prepare_teachers
 from pipelines.stages.partial import policy_lines
 from pipelines.stages.plan import CachePlan, make_plan
-from pipelines.stages.train import distilled_job
+from pipelines.stages.students import distilled_job
 from tests.support.tiny_world import extract, save_teacher
 
 RECIPE = """\
