@@ -118,7 +118,7 @@ class Train(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
 
     @model_validator(mode="after")
-    def _divisible(self) -> "Train":
+    def _parts_fit(self) -> "Train":
         found = []
         if self.global_batch_size % self.lanes:
             reason = f"global_batch_size ({self.global_batch_size}) must be a multiple of lanes ({self.lanes})"
@@ -132,6 +132,9 @@ class Train(Section):
                 for index, loss in enumerate(self.losses)
                 if isinstance(loss, FeatureLoss) and loss.standardize is not None
             ]
+        if self.targets == "live" and self.missing_targets != "refuse":
+            reason = f"missing_targets: {self.missing_targets} is about cached targets, but targets is live; remove one"
+            found.append(("missing_targets", reason))
         if found:
             raise Misfits(found)
         return self

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kd_ray.cache.calibration import Calibration
@@ -20,7 +19,7 @@ from kd_ray.cache.units import Span
 from kd_ray.corpus.packed import Column, Rows
 from kd_ray.training.batches import Drawn, TargetKey
 from kd_ray.training.encoded import EncodedTargets
-from kd_ray.training.targets import LiveTargets, Pinned
+from kd_ray.training.targets import LiveTargets, Pinned, gathered
 from kd_ray.training.views import ReplayedViews, SpanViews, StoredViews
 
 Stored = Mapping[str, NDArray[Any]]
@@ -66,7 +65,7 @@ class PartialTargets:
             targets[key] = EncodedTargets(
                 coding=output.coding,
                 calibration=self._calibrations[key],
-                arrays={name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]},
+                arrays={name: gathered([row[name] for row in rows]) for name in rows[0]},
             )
         return targets
 

@@ -133,6 +133,11 @@ def test_a_run_without_a_training_split_is_refused(tmp_path: Path) -> None:
     assert mistake.startswith("command line: corpus.split.train: does not fit together; a run that trains needs")
 
 
+def test_missing_targets_are_of_cached_ones(tmp_path: Path) -> None:
+    mistake = _only(tmp_path, VALID, "train.targets=live", "train.missing_targets=skip")
+    assert mistake.endswith("missing_targets: skip is about cached targets, but targets is live; remove one.")
+
+
 def test_batch_lanes_and_workers_must_divide_and_both_misfits_are_told(tmp_path: Path) -> None:
     mistakes = _mistakes(tmp_path, VALID, "train.global_batch_size=60", "train.num_workers=3")
     assert [mistake.split("does not fit together; ")[1] for mistake in mistakes] == [
