@@ -6,7 +6,7 @@ reader sees.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,14 +145,15 @@ class Collection:
         num_rows: int,
         members_digest: str,
         arrays: Mapping[str, ArrayLayout] | None = None,
-        statistics: Mapping[str, Any] | None = None,
+        statistics: Callable[[], Mapping[str, Any]] = dict,
         footers: Mapping[str, tuple[int, int]] | None = None,
         generation: int = 0,
     ) -> bool:
         """Write one attempt and commit it; False if another attempt was first, whose data then stands.
 
-        `footers` are (bytes, crc32c) of the ends of objects that readers parse without reading the whole. The objects
-        of a losing attempt are removed again. A `generation` above 0 replaces the one before it.
+        `statistics` are asked for once the objects are written. `footers` are (bytes, crc32c) of the ends of objects
+        that readers parse without reading the whole. The objects of a losing attempt are removed again. A `generation`
+        above 0 replaces the one before it.
         """
         folder = self._attempt_folder(unit, attempt)
         for name, data in objects.items():
@@ -165,7 +166,7 @@ class Collection:
             members_digest=members_digest,
             objects={name: (len(data), google_crc32c.value(data)) for name, data in objects.items()},
             arrays=arrays or {},
-            statistics=statistics or {},
+            statistics=statistics(),
             footers=footers or {},
         )
         if generation:

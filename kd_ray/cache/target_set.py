@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 
@@ -135,25 +136,26 @@ class Output:
         """
         assert values_VND.shape == (unit.num_views, len(sample_ids), *self.shape), (values_VND.shape, unit, self.shape)
         what = f"{self.target_set.name} {self.spec.name} of unit {unit.id}"
-        encoded = self.coding.encode(values_VND, calibration=self.fixed_calibration(), what=what)
-        ids_1N = sample_ids.astype("<u8")[None]
-        arrays: dict[str, Array] = {**encoded, SAMPLE_IDS: ids_1N}
         attributes = {
             "target_set": self.target_set.fingerprint,
             "output": self.spec.fingerprint,
             "views": [unit.view_start, unit.view_stop],
         }
-        objects = encode_group(arrays, attributes)
-        return self.collection.publish(
-            unit,
-            objects,
-            attempt=attempt,
-            num_rows=len(sample_ids),
-            members_digest=members_digest(sample_ids),
-            arrays={name: layout_of(objects, name, array) for name, array in arrays.items()},
-            statistics=ChannelStatistics.of(values_VND).to_json(),
-            generation=generation,
-        )
+        encoded = self.coding.encode(values_VND, calibration=self.fixed_calibration(), what=what)
+        arrays: dict[str, Array] = {**encoded, SAMPLE_IDS: sample_ids.astype("<u8")[None]}
+        with ThreadPoolExecutor(1) as beside:
+            statistics = beside.submit(ChannelStatistics.of, values_VND)
+            objects = encode_group(arrays, attributes)
+            return self.collection.publish(
+                unit,
+                objects,
+                attempt=attempt,
+                num_rows=len(sample_ids),
+                members_digest=members_digest(sample_ids),
+                arrays={name: layout_of(objects, name, array) for name, array in arrays.items()},
+                statistics=lambda: statistics.result().to_json(),
+                generation=generation,
+            )
 
     def _without_calibration(self) -> CacheCorrupt:
         return CacheCorrupt(
