@@ -1,5 +1,6 @@
 """Memory for large arrays that is used again: fresh pages of the system cost several times what reading them does."""
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -60,5 +61,11 @@ class Buffers:
             self._in_use_bytes -= len(block)
             self._idle.append(block)
 
+    def after_fork(self) -> None:
+        """In a forked child, whose parent may have been taking memory just then."""
+        self._lock = threading.Lock()
+
 
 shared = Buffers()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=shared.after_fork)

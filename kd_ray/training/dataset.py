@@ -25,6 +25,7 @@ from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import FingerprintMismatch, RecipeError
 from kd_ray.storage import digest_of_json, redacted
 from kd_ray.training.batches import BatchStream, Part, StreamKind, StreamSettings, TargetKey
+from kd_ray.training.forks import rest_opencv_at_forks
 from kd_ray.training.loader import CacheLoader
 from kd_ray.training.place import Place, SharedPlace
 from kd_ray.training.sources import CachedSource
@@ -69,6 +70,7 @@ class CacheDataset(IterableDataset[Item]):
     ) -> None:
         super().__init__()
         assert kind.num_views is not None
+        rest_opencv_at_forks()
         self._source, self._corpus, self._spans = source, corpus, spans
         self._kind, self._view_seed, self._settings = kind, view_seed, settings
         self._target_shapes, self._has_several_teachers = target_shapes, has_several_teachers
@@ -241,7 +243,7 @@ class CacheDataset(IterableDataset[Item]):
     def _batches(self, place: Place) -> Iterator[Item]:
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        if info is not None:
+        if info is not None and cv2.getNumThreads() > 1:  # a spawned one: a forked one has one already
             cv2.setNumThreads(1)  # worker processes share the cores already
         self.refuse_uneven_lanes(num_workers)
         order = self._order(place)

@@ -394,3 +394,19 @@ def test_a_damaged_identity_is_told_where_nothing_else_is_found(
     file.write_text(file.read_text().replace("corpus_id", "corpus_ix"))
     with pytest.raises(RecipeError, match=r"holds no targets of split 'train'.*What is damaged.*target_set.json"):
         make(str(copy), corpus=tiny_corpus)
+
+
+def test_workers_start_where_opencv_has_run_threads(cache_uri: str) -> None:
+    """In a process of its own: what a fork does with OpenCV's pool would else hang this one."""
+    program = f"""
+import cv2, numpy, kd_ray.cache
+cv2.setNumThreads(4)
+cv2.GaussianBlur(numpy.zeros((3000, 3000, 3), numpy.uint8), (0, 0), 3)
+dataset = kd_ray.cache.open({cache_uri!r}).torch_dataset(size_px=16, batch_size=4, num_lanes=2)
+print(sum(len(batch["label"]) for batch in dataset.loader(num_workers=2)), cv2.getNumThreads())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    num_samples, num_threads = map(int, done.stdout.split())
+    assert num_samples > 8
+    assert num_threads == 4

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from typing import Any
 
@@ -67,21 +67,22 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """A running server with an empty bucket BUCKET; the AWS_* environment points to it meanwhile."""
+    """A running server with a bucket BUCKET; the AWS_* environment points to it meanwhile."""
     with S3Server().running() as server, bucket_at(server.url, access_key="test", secret_key="test"):
         yield server
 
 
 @contextmanager
 def bucket_at(url: str, *, access_key: str, secret_key: str) -> Iterator[None]:
-    """An empty bucket BUCKET that anyone may list at the server `url`; the AWS_* environment points to it meanwhile."""
+    """A bucket BUCKET that anyone may list at the server `url`; the AWS_* environment points to it meanwhile."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ACCESS_KEY_ID", access_key)
         environment.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         environment.setenv("AWS_ENDPOINT_URL", url)
         s3fs.S3FileSystem.clear_instance_cache()  # instances remember the endpoint of their making
-        s3fs.S3FileSystem().mkdir(BUCKET, acl="public-read")  # for the tests without credentials
+        with suppress(FileExistsError):  # moto keeps its buckets as long as the process lives
+            s3fs.S3FileSystem().mkdir(BUCKET, acl="public-read")  # for the tests without credentials
         try:
             yield
         finally:
