@@ -7,13 +7,13 @@ from kd_ray.cache.commits import PinnedUnits
 from kd_ray.cache.units import Span
 from kd_ray.cache.view_store import ViewStore
 from kd_ray.config.views import Policy
-from kd_ray.views import AnyView, Proof, check_view
+from kd_ray.views import AnyView, ViewRow, check_view
 
-STORED_PROOFS_KEPT = 512  # views of spans; what the lanes of one worker have open at a time, with crops and repeats
+STORED_VIEWS_KEPT = 512  # views of spans; what the lanes of one worker have open at a time, with crops and repeats
 
 
 class SeenViews:
-    """The stored proofs of one view set; `check` may be called by several threads at once."""
+    """What is stored of one view set; `check` may be called by several threads at once."""
 
     def __init__(self, store: ViewStore, units: PinnedUnits, *, policy: Policy, verify_one_in: int) -> None:
         self._store = store
@@ -21,7 +21,7 @@ class SeenViews:
         self._policy = policy
         self._verify_one_in = verify_one_in
         self._rounded: set[tuple[int, int]] = set()  # adding to it needs no lock
-        self._stored_proofs = lru_cache(maxsize=STORED_PROOFS_KEPT)(self._read_proofs)
+        self._stored_rows = lru_cache(maxsize=STORED_VIEWS_KEPT)(self._read_rows)
 
     @property
     def num_rounded(self) -> int:
@@ -39,14 +39,15 @@ class SeenViews:
         """
         if not self._is_checked(sample_id, view_index):
             return
-        stored = self._stored_proofs(span, view_index)[row]
-        if check_view(view, stored, policy=self._policy, sample_id=sample_id, view_index=view_index) == "rounding":
+        stored = self._stored_rows(span, view_index)[row]
+        where = {"sample_id": sample_id, "view_index": view_index}
+        if check_view(view, stored.proof, stored.params, policy=self._policy, **where) == "rounding":
             self._rounded.add((sample_id, view_index))
 
     def _is_checked(self, sample_id: int, view_index: int) -> bool:
         return (sample_id + view_index) % self._verify_one_in == 0
 
-    def _read_proofs(self, span: Span, view_index: int) -> Mapping[int, Proof]:
-        """By row, of those that are checked: a proof is 330 bytes, and a span may be a whole shard."""
+    def _read_rows(self, span: Span, view_index: int) -> Mapping[int, ViewRow]:
+        """By row, of those that are checked: a span may be a whole shard."""
         rows = self._store.rows(self._units[span, view_index], view_index)
-        return {place: row.proof for place, row in enumerate(rows) if self._is_checked(row.sample_id, view_index)}
+        return {place: row for place, row in enumerate(rows) if self._is_checked(row.sample_id, view_index)}

@@ -147,7 +147,12 @@ class UnitExtractor:
             return 0
         first = self._view_store.collection.find(unit, generation=generation)
         assert first is not None, "a lost race has a winner"
-        return count_rounded(described, self._view_store.rows(first))
+        return count_rounded(
+            described,
+            self._view_store.rows(first),
+            policy=self._renderer.policy,
+            views=lambda: self._renderer.open(unit, None, with_images=True).views,
+        )
 
     def _generation(self, name: str, unit: Unit) -> int:
         return self._generations.get(name, {}).get(unit.id, 0)

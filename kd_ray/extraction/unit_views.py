@@ -1,6 +1,6 @@
 """The views of one unit: new ones, rendered and described; or committed ones, which an added teacher must see again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,11 +14,10 @@ from kd_ray.config.views import Policy
 from kd_ray.views import (
     AnyView,
     KeptView,
-    Proof,
     View,
     ViewRow,
-    check_proof,
     check_view,
+    compare,
     decode_pixels,
     keep_view,
     prove,
@@ -121,7 +120,8 @@ class CommittedViews:
         for index, view, stored in zip(self._indices, views, self._stored[row], strict=True):
             if (row, index) in self._checked:
                 sample_id = int(self._sample_ids[row])
-                found = check_view(view, stored.proof, policy=self._policy, sample_id=sample_id, view_index=index)
+                where = {"sample_id": sample_id, "view_index": index}
+                found = check_view(view, stored.proof, stored.params, policy=self._policy, **where)
                 if found == "rounding":
                     self._rounded.add((row, index))
         return views, []
@@ -142,23 +142,29 @@ class CommittedViews:
         )
 
 
-def count_rounded(found: Sequence[Described], stored: Sequence[ViewRow]) -> int:
+def count_rounded(
+    found: Sequence[Described], stored: Sequence[ViewRow], *, policy: Policy, views: Callable[[], UnitViews]
+) -> int:
     """How many of the views that this attempt saw differ by rounding from those that another committed meanwhile.
+
+    Both are view-major. `views` opens the unit's new views again, for those that proofs alone cannot tell.
 
     Raises:
         ViewMismatch: one is another view.
     """
-    theirs: dict[tuple[int, int], Proof] = {(row.sample_id, row.view_index): row.proof for row in stored}
-    likenesses = [
-        check_proof(
-            each.row.proof,
-            theirs[each.row.sample_id, each.row.view_index],
-            sample_id=each.row.sample_id,
-            view_index=each.row.view_index,
-        )
-        for each in found
-    ]
-    return likenesses.count("rounding")
+    theirs = {(row.sample_id, row.view_index): row for row in stored}
+    num_rounded, opened = 0, None
+    num_rows = len({each.row.sample_id for each in found})
+    for place, row in enumerate(each.row for each in found):
+        other = theirs[row.sample_id, row.view_index]
+        likeness = compare(row.proof, other.proof)
+        if likeness == "different" or row.params != other.params:
+            opened = opened or views()
+            view = opened.of(place % num_rows)[0][place // num_rows]
+            where = {"sample_id": row.sample_id, "view_index": row.view_index}
+            likeness = check_view(view, other.proof, other.params, policy=policy, **where)
+        num_rounded += likeness == "rounding"
+    return num_rounded
 
 
 def _by_row(rows: Sequence[ViewRow], *, num_rows: int) -> list[list[ViewRow]]:

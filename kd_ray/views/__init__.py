@@ -1,7 +1,7 @@
 """Views: drawn from a policy by key alone, rendered at any size, checked by digest."""
 
 from kd_ray.views.bits import Bits
-from kd_ray.views.digest import Proof, check_proof, check_view, prove
+from kd_ray.views.digest import Proof, check_view, compare, prove
 from kd_ray.views.draw import draw, draw_mixed, policy_identity
 from kd_ray.views.geometry import (
     BoxesInView,
@@ -63,8 +63,8 @@ __all__ = [
     "box_px",
     "boxes_in_view",
     "chained_geometry",
-    "check_proof",
     "check_view",
+    "compare",
     "decode_pixels",
     "decode_views",
     "draw",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from PIL import Image
 import kd_ray
 from kd_ray.config.views import Policy, RandomResizedCrop, RendererVersion
 from kd_ray.errors import ViewMismatch
-from kd_ray.views import CropParams, Proof, View, ViewParams, check_view, draw, prove
+from kd_ray.views import CropParams, MixParams, Proof, Step, StepsParams, View, ViewParams, check_view, draw, prove
 from kd_ray.views.color import Pixels
 from kd_ray.views.digest import compare
 from tests.support.shared_data import shared_data
@@ -100,7 +101,7 @@ def test_a_replayed_view_passes(image_HW3: Pixels, strong_policy: Policy) -> Non
     params = draw(strong_policy, seed=0, sample_id=7, view_index=1, image_size_px=(60, 80))
     stored = proof_of(image_HW3, params, strong_policy)
     view = View(params=params, image_HW3=image_HW3)
-    assert check_view(view, stored, policy=strong_policy, sample_id=7, view_index=1) == "same"
+    assert check_view(view, stored, params, policy=strong_policy, sample_id=7, view_index=1) == "same"
 
 
 def test_a_changed_image_is_named_with_both_digests(image_HW3: Pixels, strong_policy: Policy) -> None:
@@ -109,11 +110,22 @@ def test_a_changed_image_is_named_with_both_digests(image_HW3: Pixels, strong_po
     changed_HW3 = 255 - image_HW3
     changed = View(params=params, image_HW3=changed_HW3)
     with pytest.raises(ViewMismatch) as caught:
-        check_view(changed, stored, policy=strong_policy, sample_id=0xAB, view_index=3)
+        check_view(changed, stored, params, policy=strong_policy, sample_id=0xAB, view_index=3)
     message = str(caught.value)
     assert message.startswith("sample 00000000000000ab, view 3: ")
     assert stored.digest.hex() in message
     assert proof_of(changed_HW3, params, strong_policy).digest.hex() in message
+
+
+def test_other_params_are_another_view_even_with_equal_pixels(image_HW3: Pixels, strong_policy: Policy) -> None:
+    """A blur that does nothing at the digest's size is seen at the teacher's."""
+    params = draw(strong_policy, seed=0, sample_id=7, view_index=1, image_size_px=(60, 80))
+    blurred = (*params, StepsParams(steps=(Step(name="gaussian_blur", values=(0.001,), option=None),)))
+    view = View(params=blurred, image_HW3=image_HW3)
+    stored = proof_of(image_HW3, params, strong_policy)
+    assert compare(prove(view, policy=strong_policy), stored) == "same"
+    with pytest.raises(ViewMismatch, match=r"its params are StepsParams\(.*gaussian_blur.*, stored are None"):
+        check_view(view, stored, params, policy=strong_policy, sample_id=7, view_index=1)
 
 
 class TestAnotherDecoder:
@@ -135,7 +147,54 @@ class TestAnotherDecoder:
                 params = draw(strong_policy, seed=0, sample_id=7, view_index=index, image_size_px=size_px)
                 stored = proof_of(image_HW3, params, strong_policy)
                 view = View(params=params, image_HW3=rounded_HW3)
-                assert check_view(view, stored, policy=strong_policy, sample_id=7, view_index=index) == "rounding"
+                assert (
+                    check_view(view, stored, params, policy=strong_policy, sample_id=7, view_index=index) == "rounding"
+                )
+
+    @pytest.mark.parametrize(
+        "step",
+        [
+            Step(name="solarize", values=(100.0,), option=None),
+            Step(name="posterize", values=(1.0,), option=None),
+            Step(name="equalize", values=(), option=None),
+        ],
+        ids=lambda step: step.name,
+    )
+    def test_tone_steps_do_not_make_another_view_of_rounding(self, step: Step, photographs: list[Pixels]) -> None:
+        """They turn one level into tens, beyond what a fixed limit of the thumbnail can allow."""
+        policy, steps = Policy.model_validate("weak"), StepsParams(steps=(step,))
+        random = np.random.default_rng(1)
+        beyond_the_limit = 0
+        for image_HW3 in photographs:
+            rounded_HW3 = np.clip(image_HW3 + random.integers(-2, 2, image_HW3.shape), 0, 255).astype(np.uint8)
+            for index in range(8):
+                size_px = (image_HW3.shape[0], image_HW3.shape[1])
+                params = (*draw(policy, seed=0, sample_id=7, view_index=index, image_size_px=size_px), steps)
+                stored = proof_of(image_HW3, params, policy)
+                view = View(params=params, image_HW3=rounded_HW3)
+                assert check_view(view, stored, params, policy=policy, sample_id=7, view_index=index) != "different"
+                beyond_the_limit += compare(prove(view, policy=policy), stored) == "different"
+                inverted = View(params=params, image_HW3=cv2.bitwise_not(image_HW3))
+                with pytest.raises(ViewMismatch, match="decoder"):
+                    check_view(inverted, stored, params, policy=policy, sample_id=7, view_index=index)
+        assert beyond_the_limit
+
+    def test_both_images_of_a_mixed_view_went_through_the_decoder(self, photographs: list[Pixels]) -> None:
+        policy = Policy.model_validate("weak")
+        one_HW3, other_HW3 = (image_HW3[:360, :480] for image_HW3 in photographs[:2])
+        solarized = StepsParams(steps=(Step(name="solarize", values=(128.0,), option=None),))
+        posterized = StepsParams(steps=(Step(name="posterize", values=(1.0,), option=None),))
+        for index in range(8):
+            of_one, of_other = (
+                (*draw(policy, seed=0, sample_id=each, view_index=index, image_size_px=(360, 480)), steps)
+                for each, steps in ((0, solarized), (1, posterized))
+            )
+            mix = MixParams(partner=1, partner_params=of_other, weight=0.25, box=None)
+            view = View(params=(*of_one, mix), image_HW3=one_HW3, partner_HW3=other_HW3)
+            stored = prove(view, policy=policy)
+            darker = replace(view, image_HW3=cv2.subtract(one_HW3, 2), partner_HW3=cv2.subtract(other_HW3, 2))
+            found = check_view(darker, stored, view.params, policy=policy, sample_id=0, view_index=index)
+            assert found == "rounding"
 
     def test_the_next_view_is_another_one(self, photographs: list[Pixels], strong_policy: Policy) -> None:
         for image_HW3 in photographs:
