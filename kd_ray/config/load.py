@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from kd_ray.config.base import Misfits
 from kd_ray.config.interpolation import UNKNOWN, fill_in
-from kd_ray.config.layers import POLICY, merged
+from kd_ray.config.layers import POLICY, beyond, merged
 from kd_ray.config.presets import names_preset, with_preset
-from kd_ray.config.problems import Problem, describe, problems_of
+from kd_ray.config.problems import Problem, describe, origin_of, problems_of
 from kd_ray.config.recipe import Recipe
 from kd_ray.errors import RecipeError
 
@@ -27,14 +28,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     layers, origins, problems = _read_with_bases(path, seen=())
     values: Any = {}
     for layer in layers:
-        values = merged(values, layer)
+        values = _laid_over(values, layer, problems, origins=origins, default_origin=str(path))
     for override in overrides:
         keys, value, problem = _parse_override(override, values)
         if problem is not None:
             problems.append(problem)
             continue
         layer = _nested(keys, value)
-        values = merged(values, layer)
+        values = _laid_over(values, layer, problems, origins={}, default_origin=COMMAND_LINE)
         dotted = ".".join(keys)
         if not isinstance(value, dict):  # replaced whole, and all that was written inside it
             origins = {key: origin for key, origin in origins.items() if not key.startswith(f"{dotted}.")}
@@ -67,6 +68,19 @@ def recipe_from_values(
     if found:
         raise RecipeError(describe(found))
     return recipe
+
+
+def _laid_over(
+    values: Any, layer: Any, problems: list[Problem], *, origins: dict[str, str], default_origin: str
+) -> Any:
+    """`merged`; a layer with a wrong index is left out, and told among the `problems`."""
+    try:
+        return merged(values, layer)
+    except Misfits as error:
+        for dotted, reason in error.found:
+            origin = origin_of(dotted.split("."), origins) or default_origin
+            problems.append(Problem(origin, dotted, f"got index {dotted.rpartition('.')[2]}", reason))
+        return values
 
 
 def _read_with_bases(path: Path, *, seen: tuple[Path, ...]) -> tuple[list[Any], dict[str, str], list[Problem]]:
@@ -126,8 +140,7 @@ def _parse_override(override: str, values: Any) -> tuple[list[str], Any, Problem
         return [], None, Problem(COMMAND_LINE, override, got, "write key=value, e.g. train.epochs=10")
     for part in keys:
         if isinstance(values, list | tuple) and part.isdigit() and int(part) > len(values):
-            allowed = f"the list has {len(values)} entries, counted from 0; the next one to add is {len(values)}"
-            return [], None, Problem(COMMAND_LINE, key, f"got index {part}", allowed)
+            return [], None, Problem(COMMAND_LINE, key, f"got index {part}", beyond(len(values)))
         values = _inside(values, part)
     try:
         value = yaml.safe_load(text) if text else ""

@@ -141,7 +141,7 @@ def with_preset(values: Any) -> Any:
     Of `kinds`, a new name adds a kind, and null takes one out.
 
     Raises:
-        Misfits: there is no such preset.
+        Misfits: there is no such preset, or no such index in a list of it.
     """
     if isinstance(values, str):
         return _fields(values)

@@ -112,6 +112,32 @@ def test_a_mistake_inside_a_preset_is_placed_where_it_was_written(tmp_path: Path
     assert lines[1].strip().startswith("command line: views.policy.mixx: unknown key")
 
 
+@pytest.mark.parametrize("index", [7, -1])
+@pytest.mark.parametrize("preset_first", [False, True], ids=["over a list", "over a preset"])
+def test_an_index_that_a_list_does_not_have_is_refused(tmp_path: Path, index: int, preset_first: bool) -> None:
+    """Appended, it would be another policy than the one that was meant, and so would one counted from the end."""
+    override = f"views.policy.operations={{{index}: {{kind: invert}}}}"
+    with pytest.raises(RecipeError) as caught:
+        policy(tmp_path, override, text=BY_NAME if preset_first else VALID)
+    head, line = str(caught.value).splitlines()
+    assert head == "the recipe has 1 mistake:"
+    assert f"command line: views.policy.operations.{index}: " in line
+    assert "the next one to add is" in line
+
+
+def test_a_recipe_s_wrong_index_is_placed_where_it_was_written(tmp_path: Path) -> None:
+    write(tmp_path, name="base.yaml")
+    with pytest.raises(RecipeError, match=r":2: views\.policy\.operations\.7: got index 7; the list has \d entries"):
+        policy(tmp_path, text="extends: base.yaml\nviews: {policy: {operations: {7: {kind: invert}}}}\n")
+
+
+def test_the_next_index_adds_an_operation(tmp_path: Path) -> None:
+    num = len(preset("lightly").operations)
+    found = policy(tmp_path, f"views.policy.operations={{{num}: {{kind: invert}}}}")
+    assert [each.kind for each in found.operations][-1] == "invert"
+    assert found.operations[:-1] == preset("lightly").operations
+
+
 def test_overriding_an_unknown_preset_says_so(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="there is no preset 'lightli'; did you mean lightly"):
         policy(tmp_path, "views.policy=lightli", "views.policy.mix=null")
