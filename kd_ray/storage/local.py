@@ -120,7 +120,10 @@ class LocalStorage:
         self, name: str, produce: Callable[[BinaryIO], None], *, keep_in_memory: bool = True
     ) -> Iterator[Path]:
         target = self.path(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # of a folder that cannot be made, not of an object that is absent
+            raise StorageError(f"{target}: cannot write: {error.strerror}. Give another location.") from error
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
         try:
             with temporary.open("xb") as file:
