@@ -13,10 +13,11 @@ from kd_ray.evaluate.sheet_png import sheet_png
 from kd_ray.evaluate.sheet_samples import Group, training_group
 from kd_ray.storage import is_remote, join, open_storage
 from kd_ray.telemetry.progress import meter
-from kd_ray.telemetry.units import human_bytes
+from kd_ray.telemetry.units import counted, human_bytes
 
 DEFAULT_SAMPLES = 6
 DEFAULT_MAX_VIEWS = 8
+NUM_PARTNERS = 8  # images that are read for mixing, where fewer are shown
 MAX_VIEWS_IN_ALL = 256  # of 224x224 pixels and for one eye, a page of 35 MB
 PNG_NAME, HTML_NAME = "views.png", "views.html"
 
@@ -41,11 +42,12 @@ def show_views(recipe: Recipe, request: SheetRequest, *, console: Console) -> Sh
     num_views = num_draws * _views_per_draw(recipe)
     _check(request.num_samples, num_draws, num_views=num_views)
     out = request.out or (join(recipe.out, "views") if not is_remote(recipe.out) else "views")
+    num_read = _num_read(recipe, request.num_samples)
     with meter(console, "reading", unit="images") as progress:
         group = training_group(
             recipe.corpus,
-            num_samples=request.num_samples,
-            report=lambda done: progress.update(done, total=request.num_samples),
+            num_samples=num_read,
+            report=lambda done: progress.update(done, total=num_read),
             with_masks=recipe.views.policy.reads_masks,
         )
     num_samples = min(request.num_samples, len(group.samples))
@@ -80,6 +82,13 @@ def sheet_of(recipe: Recipe, group: Group, *, num_samples: int, num_draws: int, 
     )
 
 
+def _num_read(recipe: Recipe, num_samples: int) -> int:
+    """How many images are looked at where nothing is packed: more than are shown where they need partners."""
+    if recipe.views.policy.mix is None:
+        return num_samples
+    return max(num_samples, min(recipe.corpus.row_group_size, NUM_PARTNERS))
+
+
 def usual_num_draws(recipe: Recipe) -> int:
     """How many draws of a sample are shown where nobody says: all, if their views are few."""
     return min(recipe.views.count, max(DEFAULT_MAX_VIEWS // _views_per_draw(recipe), 1))
@@ -96,7 +105,8 @@ def _notes(recipe: Recipe, group: Group, *, num_draws: int) -> tuple[str, ...]:
     shown = []
     for kind in policy.kind_names:
         last = num_draws * policy.num_crops(kind) - 1
-        shown.append(f"{f'{kind} ' if kind else ''}views 0 to {last} of {views.num_views(kind)}")
+        which = f"views 0 to {last}" if last else "view 0"
+        shown.append(f"{f'{kind} ' if kind else ''}{which} of {views.num_views(kind)}")
     told = [f"Policy {policy.name}, seed {views.seed}: {', '.join(shown)}.", group.origin]
     kept = dict.fromkeys(filter(None, (views.kept(kind) for kind in policy.kind_names)))
     if kept:
@@ -107,8 +117,14 @@ def _notes(recipe: Recipe, group: Group, *, num_draws: int) -> tuple[str, ...]:
         unseen = f"draw {views.count} and later ones" if policy.kinds else f"those from {views.count} on"
         told.append(f"No teacher sees {unseen}: views.count is {views.count}.")
     if views.policy.mix is not None:
-        told.append(f"A view is mixed with another of {len(group.samples)} images, {_what_they_are(group)}.")
+        told.append(_partners(group))
     return tuple(told)
+
+
+def _partners(group: Group) -> str:
+    if len(group.samples) == 1:
+        return "Views are not mixed: there is one image."
+    return f"A view is mixed with another of {len(group.samples)} images, {_what_they_are(group)}."
 
 
 def _what_they_are(group: Group) -> str:
@@ -130,7 +146,9 @@ def _check(num_samples: int, num_draws: int, *, num_views: int) -> None:
 
 def _tell(console: Console, sheet: Sheet, written: dict[str, int]) -> None:
     num_views = sum(kind.num_views for kind in sheet.kinds)
-    console.print(f"{len(sheet.rows) // len(sheet.kinds)} samples by {num_views} views, as seen by", highlight=False)
+    num_samples = len(sheet.rows) // len(sheet.kinds)
+    shown = f"{counted(num_samples, 'sample')} by {counted(num_views, 'view')}"
+    console.print(f"{shown}, as seen by", highlight=False)
     for kind in sheet.kinds:
         for eye in kind.eyes:
             console.print(f"  {kind.name}{': ' if kind.name else ''}{eye.title}", highlight=False, markup=False)

@@ -22,3 +22,8 @@ def human_seconds(seconds: float) -> str:
         return f"{minutes} min {rest_s:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 sample, 2 samples."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -27,6 +27,8 @@ THUMBNAIL_BYTES = THUMBNAIL_PX * THUMBNAIL_PX * 3
 # Decoders of one JPEG differ by a few levels a pixel, which the mean of a cell evens out; another view does not. Tone
 # steps may raise those levels to tens: `decoder_spread` says how far.
 MAX_THUMBNAIL_DIFFERENCE = 6
+# A pixel of a cell of 4x4 may jump from black to white (posterize to one bit); of each channel, two of all may.
+MAX_JUMP, MAX_JUMPS = 16, 6
 
 Likeness = Literal["same", "rounding", "different"]
 
@@ -91,7 +93,9 @@ def _through_tone_steps(view: AnyView, found: Proof, stored: Proof, *, policy: P
     if difference is None or isinstance(view, KeptView):
         return "different"
     spread = decoder_spread(view, policy.digest_size_px, DIGEST_INTERPOLATION, small=_small)
-    return "rounding" if (difference <= MAX_THUMBNAIL_DIFFERENCE + spread.ravel()).all() else "different"
+    excess = difference - (MAX_THUMBNAIL_DIFFERENCE + spread.ravel())
+    is_rounding = excess.max() <= MAX_JUMP and np.count_nonzero(excess > 0) <= MAX_JUMPS
+    return "rounding" if is_rounding else "different"
 
 
 def _difference(found: Proof, stored: Proof) -> Levels | None:

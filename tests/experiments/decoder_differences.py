@@ -205,9 +205,7 @@ def _instead(operation: OperationParams) -> Iterator[tuple[str, ViewParams]]:
 
 def _print(title: str, counts: Counts) -> None:
     columns = ("same", "rounding", "different", "refused by thumbnails alone")
-    print(
-        f"\n| {title} | same pixels | taken for rounding | refused | refused by a fixed limit |\n|---|---|---|---|---|"
-    )
+    print(f"\n| {title} | same pixels | rounding | refused | refused by a fixed limit |\n|---|---|---|---|---|")
     for name in dict.fromkeys(name for name, _ in counts):
         print(f"| {name} | {' | '.join(f'{counts[name, each]:,}' for each in columns)} |")
 

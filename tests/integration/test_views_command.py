@@ -1,5 +1,6 @@
 """`kd-ray views`: from a recipe and a folder of images to pictures of its views, without Ray and without a model."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from kd_ray.config.load import load_recipe
 from kd_ray.corpus.packing.pack import pack
 from kd_ray.errors import RecipeError
+from kd_ray.views import mix_of
 from pipelines.show_views import SheetRequest, show_views
 from tests.support.corpus_files import write, write_classes
 from tests.support.html_page import Page
@@ -83,7 +85,28 @@ def test_mixed_views_name_their_partners(recipe: Path, tmp_path: Path) -> None:
     page = page_of(tmp_path / "out" / "views")
     ids = [text.split(",")[0].removeprefix("sample ") for tag, text in page.texts if text.startswith("sample ")]
     partners = [json.loads(text)[-1]["partner"] for tag, text in page.texts if tag == "pre"]
-    assert [f"{partner:016x}" for partner in partners] == ids[::-1]
+    assert len(partners) == 2
+    assert all(f"{partner:016x}" != own for partner, own in zip(partners, ids, strict=True))
+
+
+def test_one_sample_is_shown_mixed_with_images_that_are_not(recipe: Path, tmp_path: Path) -> None:
+    loaded = load_recipe(recipe, ["views.policy.mix={mixup_alpha: 1.0}"])
+    console = Console(file=io.StringIO(), record=True, width=400)
+    sheet = show_views(loaded, SheetRequest(num_samples=1, num_views=1), console=console)
+    (row,) = sheet.rows
+    assert mix_of(row.views[0].params) is not None
+    told = console.export_text()
+    assert "1 sample by 1 view, as seen by" in told
+    assert "mixed with another of 8 images" in told
+
+
+def test_one_image_alone_is_said_not_to_be_mixed(recipe: Path, tmp_path: Path) -> None:
+    for path in sorted((tmp_path / "images").rglob("*.*"))[1:]:
+        path.unlink()
+    loaded = load_recipe(recipe, ["views.policy.mix={mixup_alpha: 1.0}"])
+    sheet = show_views(loaded, SheetRequest(num_samples=1, num_views=1), console=Console(quiet=True))
+    assert "Views are not mixed: there is one image." in sheet.notes
+    assert mix_of(sheet.rows[0].views[0].params) is None
 
 
 @pytest.mark.parametrize(
@@ -93,6 +116,7 @@ def test_mixed_views_name_their_partners(recipe: Path, tmp_path: Path) -> None:
         (["views.coutn=3"], "Did you mean count?"),
         (["corpus.uri=nowhere/at/all"], "nowhere/at/all"),
         (["--out", "RECIPE"], "recipe.yaml"),
+        (["--out", "/proc/nope"], "/proc/nope/views.png: cannot write: No such file or directory. Give another"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_paragraph(recipe: Path, arguments: list[str], told: str) -> None:
