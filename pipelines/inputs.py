@@ -7,7 +7,7 @@ from kd_ray.config.models import Input, Model
 from kd_ray.config.problems import Problem, describe
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import Policy
-from kd_ray.errors import RecipeError
+from kd_ray.errors import ModelError, RecipeError
 from pipelines.context import Run, key_of
 
 STAGE = "inputs"
@@ -86,9 +86,12 @@ def refuse_misfits(given: Sequence[Given], *, title: str) -> None:
     if problems:
         raise RecipeError(describe(problems))
     for each in given:
-        output_shapes(
-            each.model, size_px=each.size_px, num_classes=None, names=each.names, spatial_stage=each.spatial_stage
-        )
+        try:
+            output_shapes(
+                each.model, size_px=each.size_px, num_classes=None, names=each.names, spatial_stage=each.spatial_stage
+            )
+        except ModelError as error:
+            raise ModelError(f"recipe {title}: {each.path}: {error}") from error
 
 
 def _misfit(given: Given, patch_px: tuple[int, int], *, title: str) -> Problem:

@@ -82,7 +82,7 @@ def _meta_outputs(
         return model_outputs(module, x_BCHW, names=names, spatial_stage=spatial_stage)
     except (AssertionError, RuntimeError) as error:
         raise ModelError(
-            f"{config.title} cannot give {', '.join(names)} for {size_px[0]}x{size_px[1]} px: {error}. "
-            "Ask for other outputs, change the size (input.size_px, or that of the kind of views), or give model.args "
-            "(img_size, dynamic_img_size: true)."
+            f"{config.title} cannot give {', '.join(names)} for {size_px[0]}x{size_px[1]} px: "
+            f"{str(error).rstrip('.')}. Ask for other outputs, change the size (input.size_px, or that of the kind of "
+            "views), or give model.args (img_size, dynamic_img_size: true)."
         ) from error

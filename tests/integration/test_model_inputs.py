@@ -73,8 +73,10 @@ def test_all_teachers_and_the_student_are_told_at_once(tmp_path: Path) -> None:
 
 def test_a_size_that_a_model_does_not_take_at_all_is_refused_before_packing_too(tmp_path: Path) -> None:
     text = recipe_text(tmp_path, side=100).replace(", args: {img_size: [100, 100]}", "")
-    with pytest.raises(ModelError, match=rf"{VIT} cannot give summary for 100x100 px: .*\(100\) doesn't match"):
+    told = rf"^recipe \w+: teacher\.input\.size_px: {VIT} cannot give summary for 100x100 px: .*\(100\) doesn't match"
+    with pytest.raises(ModelError, match=told) as caught:
         run_recipe(load_recipe(write(tmp_path, text)), console=Console(quiet=True))
+    assert ".." not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -265,10 +265,10 @@ class TestSizes:
     def test_of_a_teacher(self, tmp_path: Path) -> None:
         text = MULTICROP_RECIPE.replace(self.RESNET, self.RIGID, 1)
         told = self.refused(tmp_path, text, "teacher.outputs.spatial=null", "train.losses=[{kind: kd}]")
-        assert "test_vit cannot give summary for 16x16 px" in told
+        assert "views.policy.kinds.local.size_px: test_vit cannot give summary for 16x16 px" in told
         assert "dynamic_img_size: true" in told
 
     def test_of_a_student(self, tmp_path: Path) -> None:
         head, _, tail = MULTICROP_RECIPE.rpartition(self.RESNET)
         told = self.refused(tmp_path, f"{head}{self.RIGID}{tail}", "student.input.size_px=[32,32]")
-        assert "test_vit cannot give summary for 12x12 px" in told
+        assert "student.input.kind_sizes_px.local: test_vit cannot give summary for 12x12 px" in told
