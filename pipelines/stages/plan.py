@@ -11,9 +11,11 @@ from kd_ray.cache.units import Span
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import EVALUATION_VIEW_SEED
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.errors import RecipeError
 from kd_ray.extraction.kinds import plan_kinds
 from kd_ray.extraction.masks import refuse_without_masks
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan, ViewSetPlan, bytes_per_view, plan_targets, plan_view_set
+from kd_ray.storage import redacted
 from kd_ray.telemetry.units import human_bytes
 from pipelines.context import Run
 
@@ -88,12 +90,22 @@ def plan_table(plan: CachePlan, recipe: Recipe) -> Table:
 
 
 def unmixed(recipe: Recipe, corpus: PackedCorpus) -> list[str]:
-    """A warning where a view has no other sample of its row group to be mixed with."""
+    """A warning where a view has no other sample of its row group to be mixed with.
+
+    Raises:
+        RecipeError: none has one.
+    """
     if recipe.views.policy.mix is None:
         return []
     alone = sum(shard.rows_per_group.count(1) for shard in corpus.shards("train"))
     if not alone:
         return []
+    if alone == corpus.num_samples("train"):
+        raise RecipeError(
+            f"views.policy.mix: a view is mixed with one of the same row group, but in {redacted(corpus.uri)} each of "
+            f"the row groups of the train split holds one sample ({alone:,} in all). Pack to a new corpus.packed_uri "
+            "with more images or another corpus.row_group_size, or take the mix away: mix: null."
+        )
     return [
         f"WARNING: views.policy.mix: {alone} of {corpus.num_samples('train'):,} training samples are alone in the last "
         "row group of a shard, and their views stay unmixed. A new packed_uri with another corpus.row_group_size mixes "

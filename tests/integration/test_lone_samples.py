@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from kd_ray.config.corpus import FolderCorpus, HashSplit
 from kd_ray.config.load import load_recipe
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
+from kd_ray.errors import RecipeError
 from pipelines.stages.plan import unmixed
 from tests.support.recipes import write
 from tests.support.tiny_world import write_images
@@ -35,3 +38,13 @@ def test_the_plan_counts_them(tmp_path: Path) -> None:
     assert unmixed(mixing, whole) == []
     (warning,) = unmixed(mixing, cut)
     assert warning.startswith(f"WARNING: views.policy.mix: 1 of {num_train} training samples are alone in the last row")
+
+
+def test_a_mix_where_all_are_alone_is_refused(tmp_path: Path) -> None:
+    """Nothing would be mixed: not what the recipe says."""
+    write_images(tmp_path / "source", per_class=4)
+    lone = packed(tmp_path, row_group_size=1)
+    mixing = load_recipe(write(tmp_path), ["views.policy={preset: lightly}"])
+    with pytest.raises(RecipeError, match=r"views\.policy\.mix: .*each of the row groups .* holds one sample \(\d+ in"):
+        unmixed(mixing, lone)
+    assert unmixed(load_recipe(write(tmp_path)), lone) == []
