@@ -1,7 +1,7 @@
 """How far another decoder of the same JPEG may move the thumbnail of a view, whatever its tone steps do to a level.
 
-Solarize, posterize and equalize turn one level of a pixel into tens. So the view is rendered again from its own crop at
-the digest size, changed as decoders change it and more, and each level of the thumbnail may differ by what that does.
+Solarize, posterize and equalize turn one level of a pixel into tens. There the view is rendered again from its own crop
+at the digest size, changed as decoders change it and more: each level of the thumbnail may differ by what that does.
 H, W: height and width in pixels; 3: red, green, blue.
 """
 
@@ -14,24 +14,51 @@ from numpy.typing import NDArray
 from kd_ray.config.views import Interpolation
 from kd_ray.views.color import Pixels
 from kd_ray.views.kept import WHOLE
-from kd_ray.views.params import MixParams, ResamplingParams, ViewParams, mix_of
+from kd_ray.views.params import JitterParams, MixParams, ResamplingParams, StepName, StepsParams, ViewParams, mix_of
 from kd_ray.views.view import View
 
+# These make a level jump by tens, or stretch what is left of a dark view; the others enlarge by their factor. Through
+# crops and all else, jitters of usual strength included, decoders stay within a fixed limit.
+JUMPING = frozenset[StepName]({"solarize", "solarize_add", "posterize", "equalize"})
+ENLARGING = frozenset[StepName](
+    {"autocontrast", "brightness", "contrast", "saturation", "sharpness", "multiply", "hsv_saturation"}
+)
+STRONG_JITTER = 1.5
 OFFSETS = (-3, -2, -1, 1, 2, 3)
 NOISES = (2, 4)  # the largest change of a level: a small crop is enlarged, and a decoder's chroma with it
 NOISE_SEEDS = (0, 1)
 MERGED = (2, 4)  # levels that become one: equalize counts those of the brightest level
-SPREAD_FACTOR = 1.5  # of 14,848 comparisons with another decoder, 2 are beyond the spread itself, and none beyond 1.2
+SPREAD_FACTOR = 1.5  # decoders differ in more ways than are tried here
 
 Levels = NDArray[np.int16]
 Small = Callable[[Pixels], Pixels]
 """Makes the thumbnail of a view."""
 
 
+def has_jumps(params: ViewParams) -> bool:
+    """Whether a step of the view, or of its partner, turns one level into tens."""
+    return bool(JUMPING & _step_names(params))
+
+
+def enlarges(params: ViewParams) -> bool:
+    """Whether an operation of the view, or of its partner, makes differences of level larger."""
+    mix = mix_of(params)
+    jitters = [each for each in params if isinstance(each, JitterParams)]
+    is_strong = any(max(each.brightness, each.contrast, each.saturation) > STRONG_JITTER for each in jitters)
+    in_partner = mix is not None and enlarges(mix.partner_params)
+    return is_strong or in_partner or bool((JUMPING | ENLARGING) & _step_names(params))
+
+
+def _step_names(params: ViewParams) -> set[StepName]:
+    mix = mix_of(params)
+    names = {step.name for each in params if isinstance(each, StepsParams) for step in each.steps}
+    return names if mix is None else names | _step_names(mix.partner_params)
+
+
 def decoder_spread(view: View, size_px: tuple[int, int], interpolation: Interpolation, *, small: Small) -> Levels:
     """For each level of the thumbnail (`small`) of the view at `size_px`, how far another decoder may move it.
 
-    15 renderings at the digest size, of 32 px: 2 to 4 ms, and paid only where the thumbnails alone do not tell.
+    15 renderings at the digest size from one crop, as dear as eight digests; for where thumbnails alone do not tell.
     """
     at_size = _at_size(view, size_px, interpolation)
     views = (at_size, *_decoded_otherwise(at_size))

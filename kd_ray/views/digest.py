@@ -16,7 +16,7 @@ from PIL import Image
 from kd_ray.config.views import Interpolation, Policy
 from kd_ray.errors import ViewMismatch
 from kd_ray.views.color import Pixels
-from kd_ray.views.decoders import Levels, decoder_spread
+from kd_ray.views.decoders import Levels, decoder_spread, enlarges, has_jumps
 from kd_ray.views.kept import AnyView, KeptView
 from kd_ray.views.params import ViewParams
 
@@ -24,10 +24,10 @@ DIGEST_BYTES = 16
 DIGEST_INTERPOLATION: Interpolation = "bilinear"
 THUMBNAIL_PX = 8
 THUMBNAIL_BYTES = THUMBNAIL_PX * THUMBNAIL_PX * 3
-# Decoders of one JPEG differ by a few levels a pixel, which the mean of a cell evens out; another view does not. Tone
-# steps may raise those levels to tens: `decoder_spread` says how far.
+# Decoders of one JPEG differ by a few levels a pixel, which the mean of a cell evens out; another view does not. Some
+# tone steps turn those levels into tens: `decoder_spread` says how far.
 MAX_THUMBNAIL_DIFFERENCE = 6
-# A pixel of a cell of 4x4 may jump from black to white (posterize to one bit); of each channel, two of all may.
+# Where steps jump, a pixel of a cell of 4x4 may go from black to white; two of each channel may.
 MAX_JUMP, MAX_JUMPS = 16, 6
 
 Likeness = Literal["same", "rounding", "different"]
@@ -90,11 +90,12 @@ def check_view(
 def _through_tone_steps(view: AnyView, found: Proof, stored: Proof, *, policy: Policy) -> Likeness:
     """As `compare`, with what the view's own steps make of the rounding of a decoder; kept pixels have none before."""
     difference = _difference(found, stored)
-    if difference is None or isinstance(view, KeptView):
+    if difference is None or isinstance(view, KeptView) or not enlarges(view.params):
         return "different"
     spread = decoder_spread(view, policy.digest_size_px, DIGEST_INTERPOLATION, small=_small)
     excess = difference - (MAX_THUMBNAIL_DIFFERENCE + spread.ravel())
-    is_rounding = excess.max() <= MAX_JUMP and np.count_nonzero(excess > 0) <= MAX_JUMPS
+    max_jumps = MAX_JUMPS if has_jumps(view.params) else 0
+    is_rounding = excess.max() <= MAX_JUMP and np.count_nonzero(excess > 0) <= max_jumps
     return "rounding" if is_rounding else "different"
 
 

@@ -184,6 +184,7 @@ class TestAnotherDecoder:
         one_HW3, other_HW3 = (image_HW3[:360, :480] for image_HW3 in photographs[:2])
         solarized = StepsParams(steps=(Step(name="solarize", values=(128.0,), option=None),))
         posterized = StepsParams(steps=(Step(name="posterize", values=(1.0,), option=None),))
+        beyond_the_limit = 0
         for index in range(8):
             of_one, of_other = (
                 (*draw(policy, seed=0, sample_id=each, view_index=index, image_size_px=(360, 480)), steps)
@@ -195,6 +196,8 @@ class TestAnotherDecoder:
             darker = replace(view, image_HW3=cv2.subtract(one_HW3, 2), partner_HW3=cv2.subtract(other_HW3, 2))
             found = check_view(darker, stored, view.params, policy=policy, sample_id=0, view_index=index)
             assert found == "rounding"
+            beyond_the_limit += compare(prove(darker, policy=policy), stored) == "different"
+        assert beyond_the_limit
 
     def test_the_next_view_is_another_one(self, photographs: list[Pixels], strong_policy: Policy) -> None:
         for image_HW3 in photographs:
