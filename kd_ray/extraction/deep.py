@@ -130,7 +130,14 @@ class Recomputation:
                 problems.append(f"sample {sample_id:016x}, view {view_index}: its stored params are not those drawn.")
             try:
                 found = [
-                    check_view(each, stored.proof, policy=self._job.policy, sample_id=sample_id, view_index=view_index)
+                    check_view(
+                        each,
+                        stored.proof,
+                        each.params,  # compared above, and told once
+                        policy=self._job.policy,
+                        sample_id=sample_id,
+                        view_index=view_index,
+                    )
                     for each in ((seen,) if seen is other else (seen, other))
                 ]
                 deep.num_rounded += "rounding" in found
