@@ -5,7 +5,7 @@ Shape letters: B batch, C channels, H W pixels, N rows of a span.
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -24,14 +24,13 @@ from kd_ray.config.views import Policy, Views
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.models.pixels import to_input
 from kd_ray.training.encoded import EncodedTargets
+from kd_ray.training.loading import LoadedSpan, Loader, Place, TargetKey
 from kd_ray.training.losses import NO_LABEL, Labels
 from kd_ray.training.prefetch import prefetched
-from kd_ray.training.views import ReplayedViews, RowImage, SpanViews, ViewSource
+from kd_ray.training.views import ReplayedViews, RowImage, ViewSource
 from kd_ray.views import AnyView, mix_of
 
 PREFETCHED_BATCHES = 4
-
-TargetKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +60,6 @@ class Batch:
 
     parts: tuple[Part, ...]
     num_images: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedSpan:
-    """The rows of a span in memory, with what the target source keeps of one view of them."""
-
-    rows: Rows
-    views: SpanViews
-    label_of: Mapping[int, int]
-    view_index: int
-    targets: Mapping[TargetKey, Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,9 +145,13 @@ class StreamSettings:
         """How many samples all workers together take for a batch."""
         return self.global_batch_size // self.repeats
 
+    def num_crops(self, kind: StreamKind) -> int:
+        """How many views of this kind a sample has each time."""
+        return self.repeats * kind.num_crops
+
     def views_at(self, kind: StreamKind, occurrence: int) -> tuple[int, ...]:
         """The views of a sample that has come `occurrence` times before: the next ones of this kind."""
-        num_views = self.repeats * kind.num_crops
+        num_views = self.num_crops(kind)
         indices = range(occurrence * num_views, (occurrence + 1) * num_views)
         return tuple(indices) if kind.num_views is None else tuple(index % kind.num_views for index in indices)
 
@@ -186,15 +178,6 @@ class _Turn:
     span: Span
     row: int
     loaded: tuple[tuple[LoadedSpan, ...], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OpenWindow:
-    """What is in memory of one window: rows by span, and by span, kind and view what belongs to that view."""
-
-    window: Window
-    rows: dict[int, Rows] = field(default_factory=dict)
-    loaded: dict[tuple[int, str, int], LoadedSpan] = field(default_factory=dict)
 
 
 class BatchStream:
@@ -236,11 +219,11 @@ class BatchStream:
         assert isinstance(order, EpochOrder), "finite epochs"
         assert order.num_lanes % numbers.step == 0, (order.num_lanes, numbers)
         lanes: dict[int, Iterator[_Turn]] = {}
-        with ThreadPoolExecutor(self._settings.num_threads) as pool:
+        with ThreadPoolExecutor(self._settings.num_threads) as pool, self._loader() as loader:
             for number in numbers:
                 lane = number % order.num_lanes
                 if lane not in lanes:
-                    lanes[lane] = self._turns(order.draws(epoch, number))
+                    lanes[lane] = self._turns(order.draws(epoch, number), loader)
                 yield self._batch(list(islice(lanes[lane], order.size_of(number))), pool)
 
     def _batches(self, worker: int, num_workers: int, consumed: int) -> Iterator[Batch]:
@@ -249,8 +232,8 @@ class BatchStream:
         per_lane = self._settings.samples_per_step // order.num_lanes
         skip = consumed // order.num_lanes
         mine = lanes_of(worker, num_workers=num_workers, num_lanes=order.num_lanes)
-        lanes = [self._turns(order.draws(lane, skip=skip)) for lane in mine]
-        with ThreadPoolExecutor(self._settings.num_threads) as pool:
+        with ThreadPoolExecutor(self._settings.num_threads) as pool, self._loader() as loader:
+            lanes = [self._turns(order.draws(lane, skip=skip), loader) for lane in mine]
             while True:
                 yield self._batch([next(lane) for lane in lanes for _ in range(per_lane)], pool)
 
@@ -262,39 +245,43 @@ class BatchStream:
         )
         return Batch(parts=parts, num_images=len(turns) * self._settings.repeats)
 
-    def _turns(self, draws: Iterator[tuple[Window, int]]) -> Iterator[_Turn]:
-        opened: dict[int, _OpenWindow] = {}
-        for window, place in draws:
-            if window.source not in opened or opened[window.source].window is not window:
-                opened[window.source] = _OpenWindow(window=window)
-            yield self._turn(opened[window.source], place)
+    def _loader(self) -> Loader:
+        return Loader(places=self._places, read_rows=self._read_rows, load=self._load)
 
-    def _turn(self, opened: _OpenWindow, place: int) -> _Turn:
-        window = opened.window
+    def _turns(self, draws: Iterator[tuple[Window, int]], loader: Loader) -> Iterator[_Turn]:
+        for window, place, loaded in loader.drawn(draws):
+            each = iter(loaded)
+            by_kind = tuple(tuple(islice(each, self._settings.num_crops(kind))) for kind in self._settings.kinds)
+            span = self._span(window.source, int(window.span_indices[place]))
+            yield _Turn(span=span, row=int(window.rows[place]), loaded=by_kind)
+
+    def _places(self, window: Window, place: int) -> tuple[Place, ...]:
+        """What one sample needs, kind by kind."""
         index, occurrence = int(window.span_indices[place]), int(window.occurrences[place])
-        span = self._order.sources[window.source].spans[index].span
-        if index not in opened.rows:
-            columns = {column for source in self._views.values() for column in source.columns}
-            opened.rows[index] = self._corpus.read_rows(span.shard, span.group_start, span.group_stop, columns=columns)
-        loaded = []
-        for kind in self._settings.kinds:
-            view_indices = self._settings.views_at(kind, occurrence)
-            for view_index in view_indices:
-                if (index, kind.name, view_index) not in opened.loaded:
-                    found = self._load(span, opened.rows[index], kind, view_index)
-                    opened.loaded[index, kind.name, view_index] = found
-            loaded.append(tuple(opened.loaded[index, kind.name, view_index] for view_index in view_indices))
-        return _Turn(span=span, row=int(window.rows[place]), loaded=tuple(loaded))
+        return tuple(
+            Place(source=window.source, span_index=index, kind=number, view_index=view_index)
+            for number, kind in enumerate(self._settings.kinds)
+            for view_index in self._settings.views_at(kind, occurrence)
+        )
 
-    def _load(self, span: Span, rows: Rows, kind: StreamKind, view_index: int) -> LoadedSpan:
+    def _span(self, source: int, index: int) -> Span:
+        return self._order.sources[source].spans[index].span
+
+    def _read_rows(self, place: Place) -> Rows:
+        span = self._span(place.source, place.span_index)
+        columns = {column for source in self._views.values() for column in source.columns}
+        return self._corpus.read_rows(span.shard, span.group_start, span.group_stop, columns=columns)
+
+    def _load(self, place: Place, rows: Rows) -> LoadedSpan:
+        kind, span = self._settings.kinds[place.kind].name, self._span(place.source, place.span_index)
         labels = zip(rows.sample_ids.tolist(), rows.labels.tolist(), strict=True)
         usable = self._usable_labels
         return LoadedSpan(
             rows=rows,
-            views=self._views[kind.name].load(span, view_index, rows),
+            views=self._views[kind].load(span, place.view_index, rows),
             label_of={sample_id: label for sample_id, label in labels if usable is None or sample_id in usable},
-            view_index=view_index,
-            targets=self._targets[kind.name].load(span, view_index, rows),
+            view_index=place.view_index,
+            targets=self._targets[kind].load(span, place.view_index, rows),
         )
 
     def _prepare(self, turn: _Turn) -> list[list[Drawn]]:

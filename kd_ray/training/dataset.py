@@ -24,9 +24,10 @@ from kd_ray.config.dataset import DatasetSettings
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import FingerprintMismatch, RecipeError
 from kd_ray.storage import digest_of_json, redacted
-from kd_ray.training.batches import BatchStream, Part, StreamKind, StreamSettings, TargetKey
+from kd_ray.training.batches import BatchStream, Part, StreamKind, StreamSettings
 from kd_ray.training.forks import rest_opencv_at_forks
 from kd_ray.training.loader import CacheLoader
+from kd_ray.training.loading import TargetKey
 from kd_ray.training.place import Place, SharedPlace
 from kd_ray.training.sources import CachedSource
 from kd_ray.training.targets import CachedTargets

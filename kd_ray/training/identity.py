@@ -9,7 +9,7 @@ from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import NAMELESS, Policy
 from kd_ray.storage import digest_of_json
-from kd_ray.training.batches import TargetKey
+from kd_ray.training.loading import TargetKey
 from kd_ray.training.missing import Missing
 
 TRAINING_VERSION = 1  # goes up when the same recipe is to give another student

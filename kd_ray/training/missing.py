@@ -11,7 +11,7 @@ from kd_ray.cache.spec import Spec
 from kd_ray.cache.target_set import find_output
 from kd_ray.cache.units import Span, Unit
 from kd_ray.cache.view_store import find_view_store
-from kd_ray.training.batches import TargetKey
+from kd_ray.training.loading import TargetKey
 
 Outputs = Mapping[TargetKey, tuple[Spec, Spec]]
 

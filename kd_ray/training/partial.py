@@ -17,8 +17,9 @@ from kd_ray.cache.seen_views import SeenViews
 from kd_ray.cache.target_set import Output
 from kd_ray.cache.units import Span
 from kd_ray.corpus.packed import Column, Rows
-from kd_ray.training.batches import Drawn, TargetKey
+from kd_ray.training.batches import Drawn
 from kd_ray.training.encoded import EncodedTargets
+from kd_ray.training.loading import TargetKey
 from kd_ray.training.targets import LiveTargets, Pinned, gathered
 from kd_ray.training.views import ReplayedViews, SpanViews, StoredViews
 

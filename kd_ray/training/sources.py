@@ -18,7 +18,7 @@ from kd_ray.config.views import Policy
 from kd_ray.errors import CacheIncomplete, FingerprintMismatch
 from kd_ray.storage import join, open_storage
 from kd_ray.teachers.frozen import FrozenTeacher
-from kd_ray.training.batches import TargetKey
+from kd_ray.training.loading import TargetKey
 from kd_ray.training.missing import Missing
 from kd_ray.training.targets import CachedTargets, LiveTargets, Pinned
 from kd_ray.training.views import StoredViews

@@ -20,8 +20,9 @@ from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import Rows
 from kd_ray.storage import buffers
 from kd_ray.teachers.frozen import FrozenTeacher
-from kd_ray.training.batches import Drawn, TargetKey
+from kd_ray.training.batches import Drawn
 from kd_ray.training.encoded import EncodedTargets
+from kd_ray.training.loading import TargetKey
 from kd_ray.training.views import StoredViews
 
 

@@ -14,8 +14,8 @@ from kd_ray.config.train import CrossEntropyLoss
 from kd_ray.errors import CacheIncomplete
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import open_storage
-from kd_ray.training.batches import TargetKey
 from kd_ray.training.job import RUN_FILE, Snapshot, TrainJob
+from kd_ray.training.loading import TargetKey
 from kd_ray.training.losses import WeightedLosses
 from kd_ray.training.missing import Missing, find_missing
 from kd_ray.training.sources import CachedSource, LiveSource, PartialSource

@@ -19,9 +19,10 @@ from kd_ray.config.kept import KeptFormat
 from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
-from kd_ray.training.batches import BatchStream, TargetKey, TargetSource
+from kd_ray.training.batches import BatchStream, TargetSource
 from kd_ray.training.fit import Metrics, State, fit
 from kd_ray.training.job import TrainJob, build, open_source, train
+from kd_ray.training.loading import TargetKey
 from kd_ray.training.sources import CachedSource, LiveSource
 from tests.support.kinds_world import kinds_job, plan_all, with_kinds
 from tests.support.tiny_world import (

@@ -11,7 +11,8 @@ from kd_ray.cache.units import Span, Unit
 from kd_ray.cache.view_store import open_view_store
 from kd_ray.config.views import CenterCrop, Policy
 from kd_ray.corpus.packed import Rows
-from kd_ray.training.batches import Drawn, LoadedSpan
+from kd_ray.training.batches import Drawn
+from kd_ray.training.loading import LoadedSpan
 from kd_ray.training.targets import CachedTargets, Pinned
 from kd_ray.training.views import ReplayedViews
 from kd_ray.views import KeptView, Proof, ViewRow, prove

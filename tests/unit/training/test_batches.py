@@ -17,7 +17,8 @@ from kd_ray.config.views import NAMELESS
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.errors import CacheCorrupt
 from kd_ray.models.pixels import to_input
-from kd_ray.training.batches import Batch, BatchStream, NoTargets, Part, TargetKey, TargetSource
+from kd_ray.training.batches import Batch, BatchStream, NoTargets, Part, TargetSource
+from kd_ray.training.loading import OPEN_WINDOWS, TargetKey
 from kd_ray.training.losses import NO_LABEL
 from kd_ray.training.sampling import Sampling
 from kd_ray.training.snapshot import full_order, labelled_order
@@ -263,7 +264,8 @@ def test_a_window_reads_images_once_and_targets_once_per_view(tiny_corpus: Packe
     assert all(len({span for span, _ in loads}) == 1 for loads in by_rows.values())
     assert all(sorted(view for _, view in loads) in ([0], [1], [0, 1]) for loads in by_rows.values())
     assert any(len(loads) == 2 for loads in by_rows.values())
-    assert len({loads[0][0] for loads in by_rows.values()}) == len(by_rows)
+    # once for the window that is drawn from, once for the next one
+    assert max(Counter(loads[0][0] for loads in by_rows.values()).values()) <= OPEN_WINDOWS
 
 
 class LostUnit(NoTargets):
