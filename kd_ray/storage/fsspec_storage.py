@@ -35,6 +35,9 @@ class FsspecStorage:
 
     uri: str
 
+    def __reduce__(self) -> tuple[type["FsspecStorage"], tuple[str]]:
+        return FsspecStorage, (self.uri,)  # another process connects by itself
+
     @cached_property
     def _opened(self) -> tuple[Any, str]:
         try:
@@ -91,7 +94,16 @@ class FsspecStorage:
             return data
         return _of_size(data, min(max(self._fs.size(path) - offset, 0), length))
 
+    @cached_property
+    def _ranges(self) -> Any:
+        from kd_ray.storage.s3_ranges import S3Ranges  # needs s3fs, which reads these protocols alone
+
+        return S3Ranges(self._fs)
+
     def read_into(self, name: str, buffer: Bytes, *, offset: int, seen: Callable[[Bytes], None]) -> int:
+        if self._is_s3 and len(buffer):
+            with self._named(name, "read"):
+                return int(self._ranges.read_into(self._path(name), buffer, offset=offset, seen=seen))
         data = self.read_range(name, offset=offset, length=len(buffer))
         filled = buffer[: len(data)]
         filled[...] = np.frombuffer(data, dtype=np.uint8)

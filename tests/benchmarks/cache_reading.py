@@ -132,11 +132,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def store(folder: Path, name: str, codec: Codec, *, num_units: int) -> Stored:
+    """Units as `store_units` makes them, and their encoded values in one file."""
+    stored = store_units(str(folder), name, codec, num_units=num_units)
+    for array_name, array in stored.encoded.items():
+        with stored.flat(array_name).open("wb") as file:
+            for _ in stored.units:
+                file.write(array.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+    return stored
+
+
+def store_units(cache_uri: str, name: str, codec: Codec, *, num_units: int) -> Stored:
     """Units of 64 rows and one view; all hold the same values, which no reader can know."""
     k = 10 if codec == "top_k" else None
     coding = Coding(codec=codec, shape=SHAPES[name], k=k, temperatures=(1.0, 2.0, 4.0) if k else ())
     target_set = target_set_spec("teacher", teacher={}, view_set_fingerprint="v" * 64, corpus_id="c")
-    output = open_output(str(folder), target_set, output_spec(name, coding=coding, stage=None), create=True)
+    output = open_output(cache_uri, target_set, output_spec(name, coding=coding, stage=None), create=True)
     values_VND = np.random.default_rng(0).normal(size=(1, ROWS, *SHAPES[name])).astype(np.float32)
     if coding.needs_calibration:
         output.calibrate(values_VND)
@@ -144,14 +156,7 @@ def store(folder: Path, name: str, codec: Codec, *, num_units: int) -> Stored:
     units = [_unit(number) for number in range(num_units)]
     for unit in units:
         output.write(unit, values_VND, ids_of(unit), attempt="first")
-    stored = Stored(output=output, units=units, folder=folder, encoded=encoded)
-    for array_name, array in encoded.items():
-        with stored.flat(array_name).open("wb") as file:
-            for _ in units:
-                file.write(array.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-    return stored
+    return Stored(output=output, units=units, folder=Path(cache_uri), encoded=encoded)
 
 
 def _unit(number: int) -> Unit:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 import s3fs
 
@@ -55,6 +56,30 @@ def test_one_fault_changes_no_read(s3: S3Server | CephGateway, s3_uri: str, faul
         proxy.limit = 2
         assert open_storage(s3_uri).read("a") == DATA
         assert proxy.met == {fault: 2}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_fault_changes_no_range_and_no_byte_is_seen_twice(
+    s3: S3Server | CephGateway, s3_uri: str, fault: Fault
+) -> None:
+    data = np.arange(1 << 18, dtype="<u4").view(np.uint8)  # several parts
+    open_storage(s3_uri).write("a", data.tobytes())
+    proxy = FaultyProxy(s3.url, rate=1, limit=2, silence_s=SILENCE_S, faults=[fault])
+    with through(proxy):
+        buffer, seen = np.empty(len(data) - 7, np.uint8), list[bytes]()
+        storage = open_storage(s3_uri)
+        assert storage.read_into("a", buffer, offset=7, seen=lambda part: seen.append(part.tobytes())) == len(buffer)
+    assert proxy.met == {fault: 2}
+    assert b"".join(seen) == buffer.tobytes() == data[7:].tobytes()
+
+
+def test_ranges_that_never_come_whole_are_an_error(s3: S3Server | CephGateway, s3_uri: str) -> None:
+    open_storage(s3_uri).write("a", DATA)
+    with (
+        through(FaultyProxy(s3.url, rate=1, silence_s=SILENCE_S, faults=["error_500"])),
+        pytest.raises(StorageError, match=rf"^{re.escape(s3_uri)}/a: cannot read: .*InternalError"),
+    ):
+        open_storage(s3_uri).read_into("a", np.empty(60, np.uint8), offset=10, seen=len)
 
 
 @pytest.mark.parametrize("fault", [each for each in FAULTS if each not in CUTS])
