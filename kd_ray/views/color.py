@@ -116,9 +116,9 @@ def hue(view_HW3: Pixels, shift_turns: float) -> Pixels:
 
     max - chroma * k(hue), with k the trapezium of the HSV colour wheel in 1/256, all in whole numbers.
     """
-    hue_HW = cv2.extractChannel(cv2.cvtColor(view_HW3, cv2.COLOR_RGB2HSV_FULL), 0)
+    hsv_HW3 = cv2.cvtColor(view_HW3, cv2.COLOR_RGB2HSV_FULL)
+    hue_HW, max_HW = cv2.extractChannel(hsv_HW3, 0), cv2.extractChannel(hsv_HW3, 2)  # its value is the largest level
     red_HW, green_HW, blue_HW = cv2.split(view_HW3)
-    max_HW = cv2.max(cv2.max(red_HW, green_HW), blue_HW)
     chroma_HW = cv2.subtract(max_HW, cv2.min(cv2.min(red_HW, green_HW), blue_HW)).astype(np.uint16)
     channels = []
     for fall_256 in _wheels(shift_turns):
