@@ -276,22 +276,7 @@ def plan_targets(
     _refuse_too_many_kept(teacher, outputs)
     sizes = {name: size for name, size in bytes_per_view(teacher.config, teacher.shapes).items() if name in outputs}
     _refuse_huge_units(view_set, sizes, teacher=teacher.name)
-    without_output: set[Unit] = set()
-    generations: dict[str, Mapping[Unit, int]] = {}
-    calibrating = calibrating_unit(view_set.units[0]) if view_set.units else None
-    calibrating_views = _views_of_one_group(corpus, view_set.split, calibrating) if calibrating else 0
-    calibrates = False
-    for name, spec in specs.items():
-        output = find_output(cache_uri, target_set, spec)
-        generations[name] = output.collection.newest_generations(view_set.units) if output is not None else {}
-        without_output |= set(missing_units(view_set.units, generations[name]))
-        coding = Coding.from_identity(spec.identity)
-        if coding.needs_calibration and not generations[name] and (output is None or output.calibration() is None):
-            calibrates = True
-            _refuse_too_few_for_basis(coding, calibrating_views, what=f"teacher {teacher.name}: outputs.{name}.basis")
-    store = find_view_store(cache_uri, view_set.spec)
-    generations[VIEWS] = store.collection.newest_generations(view_set.units) if store is not None else {}
-    without_views = set(missing_units(view_set.units, generations[VIEWS]))
+    standing = _standing(teacher.name, view_set, specs, corpus=corpus, cache_uri=cache_uri, target_set=target_set)
     return TargetPlan(
         job=ExtractJob(
             teacher_name=teacher.name,
@@ -310,14 +295,58 @@ def plan_targets(
             grid=view_set.grid,
             target_set=target_set,
             outputs=specs,
-            calibrating=calibrating,
+            calibrating=standing.calibrating,
             generations={
                 name: {unit.id: generation for unit, generation in newest.items() if generation}
-                for name, newest in generations.items()
+                for name, newest in standing.generations.items()
             },
         ),
         view_set=view_set,
-        missing=tuple(unit for unit in view_set.units if unit in without_output | without_views),
-        forwards_missing=view_set.views_in(sorted(without_output)) + (calibrating_views if calibrates else 0),
+        missing=tuple(unit for unit in view_set.units if unit in standing.without_output | standing.without_views),
+        forwards_missing=view_set.views_in(sorted(standing.without_output)) + standing.calibrating_forwards,
         bytes_per_view=sizes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """What a cache has of a target set and its views, by the newest generation of each committed unit."""
+
+    generations: Mapping[str, Mapping[Unit, int]]
+    without_output: frozenset[Unit]
+    without_views: frozenset[Unit]
+    calibrating: Unit | None
+    calibrating_forwards: int
+
+
+def _standing(
+    teacher: str,
+    view_set: ViewSetPlan,
+    specs: Mapping[str, Spec],
+    *,
+    corpus: PackedCorpus,
+    cache_uri: str,
+    target_set: Spec,
+) -> _Standing:
+    without_output: set[Unit] = set()
+    generations: dict[str, Mapping[Unit, int]] = {}
+    calibrating = calibrating_unit(view_set.units[0]) if view_set.units else None
+    calibrating_views = _views_of_one_group(corpus, view_set.split, calibrating) if calibrating else 0
+    calibrates = False
+    for name, spec in specs.items():
+        output = find_output(cache_uri, target_set, spec)
+        generations[name] = output.collection.newest_generations(view_set.units) if output is not None else {}
+        without_output |= set(missing_units(view_set.units, generations[name]))
+        coding = Coding.from_identity(spec.identity)
+        if coding.needs_calibration and not generations[name] and (output is None or output.calibration() is None):
+            calibrates = True
+            _refuse_too_few_for_basis(coding, calibrating_views, what=f"teacher {teacher}: outputs.{name}.basis")
+    store = find_view_store(cache_uri, view_set.spec)
+    generations[VIEWS] = store.collection.newest_generations(view_set.units) if store is not None else {}
+    return _Standing(
+        generations=generations,
+        without_output=frozenset(without_output),
+        without_views=frozenset(missing_units(view_set.units, generations[VIEWS])),
+        calibrating=calibrating,
+        calibrating_forwards=calibrating_views if calibrates else 0,
     )
