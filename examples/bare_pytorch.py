@@ -10,7 +10,7 @@ import timm
 import torch
 
 import kd_ray.cache
-from kd_ray.training.losses import kd_loss
+from kd_ray.training.losses.response import kd_loss
 
 
 def main(cache_uri: str, checkpoint: str = "bare_pytorch.pt") -> None:

@@ -11,7 +11,7 @@ import timm
 import torch
 
 import kd_ray.cache
-from kd_ray.training.losses import kd_loss
+from kd_ray.training.losses.response import kd_loss
 
 
 class Distilled(pytorch_lightning.LightningModule):

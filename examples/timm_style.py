@@ -12,7 +12,8 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, ModelEmaV3
 
 import kd_ray.cache
-from kd_ray.training.losses import NO_LABEL, kd_loss
+from kd_ray.training.losses.labels import NO_LABEL
+from kd_ray.training.losses.response import kd_loss
 
 
 def main(cache_uri: str, num_epochs: int = 2, kd_weight: float = 1.0) -> None:

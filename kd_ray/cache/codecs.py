@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from kd_ray.cache.basis import RECIPE as BASIS_RECIPE
 from kd_ray.cache.calibration import Calibration
-from kd_ray.config.models import Codec, TargetOutput
+from kd_ray.config.outputs import Codec, TargetOutput
 from kd_ray.errors import ExtractionError
 
 FLOAT16_MAX = 65504.0

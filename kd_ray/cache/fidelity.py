@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kd_ray.cache.calibration import Calibration
 from kd_ray.cache.codecs import Coding, TopK
-from kd_ray.config.models import Codec
+from kd_ray.config.outputs import Codec
 from kd_ray.errors import ExtractionError
 
 TEMPERATURES = (1.0, 2.0, 4.0)

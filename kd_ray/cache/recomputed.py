@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kd_ray.cache.calibration import Calibration
 from kd_ray.cache.codecs import Coding, TopK
 from kd_ray.cache.statistics import ChannelStatistics
-from kd_ray.config.models import Precision
+from kd_ray.config.teacher import Precision
 
 # Of the numbers that a teacher computes with: the greatest distance of two neighbours over the smaller one.
 STEPS: Mapping[Precision, float] = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}

@@ -14,8 +14,12 @@ from kd_ray.config.corpus import (
     PathSplit,
     sources_without_masks,
 )
-from kd_ray.config.models import Name, Resources, Student, Teacher
-from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
+from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
+from kd_ray.config.models import Name
+from kd_ray.config.resources import Resources
+from kd_ray.config.student import Student
+from kd_ray.config.teacher import Teacher
+from kd_ray.config.train import Train
 from kd_ray.config.views import EVALUATION_POLICY, Policy, Views
 
 

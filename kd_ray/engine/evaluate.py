@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from kd_ray.config.models import Resources
+from kd_ray.config.resources import Resources
 from kd_ray.corpus.packed import CorpusAddress
 from kd_ray.engine.board import Standing
 from kd_ray.engine.tasks import Worker, run_task

@@ -10,7 +10,7 @@ import ray
 import ray.data
 
 from kd_ray.cache.units import Unit
-from kd_ray.config.models import TeacherResources
+from kd_ray.config.resources import TeacherResources
 from kd_ray.engine.data import configure_ray_data
 from kd_ray.engine.failures import own_error
 from kd_ray.engine.rendering import RenderTasks

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from kd_ray.config.models import Resources
+from kd_ray.config.resources import Resources
 from kd_ray.engine.board import Standing, watched_board
 from kd_ray.engine.failures import own_error
 from kd_ray.engine.session import limit_threads, worker_device

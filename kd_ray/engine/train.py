@@ -17,7 +17,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
-from kd_ray.config.models import Resources
+from kd_ray.config.resources import Resources
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.corpus.source import SplitName

@@ -12,7 +12,7 @@ from kd_ray.cache.spec import Spec
 from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import find_view_store
-from kd_ray.config.models import Student
+from kd_ray.config.student import Student
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.errors import CacheCorrupt, CacheIncomplete

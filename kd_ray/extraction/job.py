@@ -9,7 +9,7 @@ from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import open_view_store
 from kd_ray.config.kept import KeptFormat
-from kd_ray.config.models import Teacher
+from kd_ray.config.teacher import Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress
 from kd_ray.errors import FingerprintMismatch

@@ -12,8 +12,8 @@ from kd_ray.cache.target_set import find_output, under_its_first_name
 from kd_ray.cache.units import Span, Unit
 from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.kept import KeptFormat
-from kd_ray.config.models import Teacher
 from kd_ray.config.recipe import CacheSettings
+from kd_ray.config.teacher import Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.corpus.source import SplitName

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from kd_ray.config.models import Optimizer, Schedule
+from kd_ray.config.optim import Optimizer, Schedule
 
 
 def build_optimizer(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:

@@ -9,7 +9,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from kd_ray.config.models import CifarResNet, Student, TimmModel
+from kd_ray.config.models import CifarResNet, TimmModel
+from kd_ray.config.student import Student
 from kd_ray.errors import ModelError
 from kd_ray.models.weights import weights_bytes
 from kd_ray.storage import Storage

@@ -8,7 +8,7 @@ from typing import assert_never
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kd_ray.config.train import Head
+from kd_ray.config.losses import Head
 
 
 def build_head(config: Head, *, in_width: int, out_width: int) -> nn.Module:

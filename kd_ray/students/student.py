@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kd_ray.config.models import Student
-from kd_ray.config.train import FeatureLoss, Loss
+from kd_ray.config.losses import FeatureLoss, Loss
+from kd_ray.config.student import Student
 from kd_ray.models import build_model, load_weights, model_outputs, output_shapes
 from kd_ray.models.shapes import reached_parameters
 from kd_ray.students.heads import build_head, resample_grid

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kd_ray.config.models import ImportedModel, Precision, Teacher, TimmModel
+from kd_ray.config.models import ImportedModel, TimmModel
+from kd_ray.config.teacher import Precision, Teacher
 from kd_ray.errors import ExtractionError, ModelError, WeightsError
 from kd_ray.models import build_model, load_weights, model_outputs, state_fingerprint, to_input, without_pretrained
 from kd_ray.models.pixels import to_tensor

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kd_ray.config.models import Teacher
+from kd_ray.config.teacher import Teacher
 
 
 def teacher_identity(config: Teacher, *, weights_fingerprint: str, num_classes: int | None) -> dict[str, Any]:

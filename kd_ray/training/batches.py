@@ -25,7 +25,7 @@ from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.models.pixels import to_input
 from kd_ray.training.encoded import EncodedTargets
 from kd_ray.training.loading import LoadedSpan, Loader, Place, TargetKey
-from kd_ray.training.losses import NO_LABEL, Labels
+from kd_ray.training.losses.labels import NO_LABEL, Labels
 from kd_ray.training.prefetch import prefetched
 from kd_ray.training.views import ReplayedViews, RowImage, ViewSource
 from kd_ray.views import AnyView, mix_of

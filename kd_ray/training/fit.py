@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kd_ray.config.models import Optimizer, Schedule
+from kd_ray.config.optim import Optimizer, Schedule
 from kd_ray.errors import TrainingError
 from kd_ray.models.optim import build_optimizer, build_schedule
 from kd_ray.training.batches import Batch
-from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.losses.weighted import WeightedLosses
 
 Metrics = dict[str, float]
 State = dict[str, Any]

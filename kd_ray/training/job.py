@@ -11,7 +11,7 @@ from torch import nn
 from kd_ray.cache.order import Order
 from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.config.corpus import Labels
-from kd_ray.config.models import Student
+from kd_ray.config.student import Student
 from kd_ray.config.train import MissingTargets
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.models.weights import save_weights
@@ -19,7 +19,7 @@ from kd_ray.storage import open_storage
 from kd_ray.students.student import StudentModel, build_student
 from kd_ray.training.batches import BatchStream, NoTargets, StreamSettings, TargetSource
 from kd_ray.training.fit import FitResult, FitSettings, Hooks, Metrics, State, fit, samples_consumed
-from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.partial import PartialTargets, PartialViews
 from kd_ray.training.sources import CachedSource, LiveSource, PartialSource
 from kd_ray.training.standardize import Standardizer

@@ -13,7 +13,8 @@ from kd_ray.cache.transforms import FrozenTransform, freeze_phi_s
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import ViewStore, find_view_store
 from kd_ray.config.kept import KeptFormat
-from kd_ray.config.models import Input, Teacher
+from kd_ray.config.models import Input
+from kd_ray.config.teacher import Teacher
 from kd_ray.config.views import Policy
 from kd_ray.errors import CacheIncomplete, FingerprintMismatch
 from kd_ray.storage import join, open_storage

@@ -10,8 +10,8 @@ from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Span
 from kd_ray.config.crops import ResizePad
 from kd_ray.config.locations import with_absolute_locations
-from kd_ray.config.models import Teacher
 from kd_ray.config.recipe import Recipe
+from kd_ray.config.teacher import Teacher
 from kd_ray.config.views import CenterCrop
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import RecipeError

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from kd_ray.cache.plan import spans_of
-from kd_ray.config.models import Finetune, ImportedModel, Student, Teacher, TimmModel
-from kd_ray.config.train import CrossEntropyLoss
+from kd_ray.config.losses import CrossEntropyLoss
+from kd_ray.config.models import ImportedModel, TimmModel
+from kd_ray.config.student import Student
+from kd_ray.config.teacher import Finetune, Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import RecipeError
@@ -16,7 +18,7 @@ from kd_ray.telemetry.progress import Meter
 from kd_ray.training.batches import StreamSettings, stream_kinds
 from kd_ray.training.fit import FitSettings
 from kd_ray.training.job import WEIGHTS_FILE, TrainJob, is_finished
-from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.snapshot import labelled_order
 from pipelines.context import Record, Run, key_of, show_on
 from pipelines.stages.imported import find_imported, imported_teacher

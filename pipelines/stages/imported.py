@@ -3,7 +3,8 @@
 import json
 
 from kd_ray.cache.catalog import read_catalog
-from kd_ray.config.models import ImportedModel, Teacher
+from kd_ray.config.models import ImportedModel
+from kd_ray.config.teacher import Teacher
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheIncomplete, RecipeError
 from kd_ray.extraction.plan import KnownTeacher

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from kd_ray.cache.codecs import Coding
 from kd_ray.cache.target_set import find_output
 from kd_ray.cache.units import Span
+from kd_ray.config.losses import CrossEntropyLoss
 from kd_ray.config.recipe import Recipe
-from kd_ray.config.train import CrossEntropyLoss
 from kd_ray.errors import CacheIncomplete
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import open_storage
 from kd_ray.training.job import RUN_FILE, Snapshot, TrainJob
 from kd_ray.training.loading import TargetKey
-from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.missing import Missing, find_missing
 from kd_ray.training.sources import CachedSource, LiveSource, PartialSource
 from pipelines.context import Record, Run, key_of

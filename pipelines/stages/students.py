@@ -6,8 +6,9 @@ from dataclasses import replace
 from kd_ray.cache.order import Order
 from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.cache.units import Span
+from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
 from kd_ray.config.recipe import Recipe
-from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss, Train
+from kd_ray.config.train import Train
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import RecipeError
 from kd_ray.extraction.plan import KnownTeacher
@@ -17,7 +18,7 @@ from kd_ray.training.batches import StreamSettings, stream_kinds
 from kd_ray.training.fit import FitSettings
 from kd_ray.training.identity import distilled_fingerprint, reference_fingerprint
 from kd_ray.training.job import TrainJob
-from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.missing import Missing
 from kd_ray.training.sampling import sampling_of
 from kd_ray.training.snapshot import full_order, labelled_order

@@ -35,7 +35,7 @@ from kd_ray.cache.spec import output_spec, target_set_spec
 from kd_ray.cache.stream import SnapshotSpan, SourceSpans, Window
 from kd_ray.cache.target_set import Output, open_output
 from kd_ray.cache.units import Span, Unit
-from kd_ray.config.models import Codec
+from kd_ray.config.outputs import Codec
 from kd_ray.training.targets import gathered
 
 WINDOW, BATCH_SIZE, ROWS = 4, 64, 64

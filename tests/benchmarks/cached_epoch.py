@@ -20,9 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from kd_ray.config.corpus import DigitsCorpus, FolderCorpus
-from kd_ray.config.models import CifarResNet, Input, Student, Teacher
+from kd_ray.config.losses import CrossEntropyLoss, KdLoss, Loss
+from kd_ray.config.models import CifarResNet, Input
 from kd_ray.config.recipe import CacheSettings
-from kd_ray.config.train import CrossEntropyLoss, KdLoss, Loss
+from kd_ray.config.student import Student
+from kd_ray.config.teacher import Teacher
 from kd_ray.config.views import NAMELESS, ColorJitter, Policy, RandomResizedCrop
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
@@ -32,7 +34,7 @@ from kd_ray.models import build_model, save_weights, state_fingerprint
 from kd_ray.storage import open_storage
 from kd_ray.students.student import build_student
 from kd_ray.training.batches import Batch, BatchStream, NoTargets, StreamKind, StreamSettings, TargetSource
-from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.snapshot import full_order
 from kd_ray.training.sources import CachedSource, LiveSource
 

@@ -19,7 +19,7 @@ from kd_ray.errors import CacheCorrupt
 from kd_ray.models.pixels import to_input
 from kd_ray.training.batches import Batch, BatchStream, NoTargets, Part, TargetSource
 from kd_ray.training.loading import OPEN_WINDOWS, TargetKey
-from kd_ray.training.losses import NO_LABEL
+from kd_ray.training.losses.labels import NO_LABEL
 from kd_ray.training.sampling import Sampling
 from kd_ray.training.snapshot import full_order, labelled_order
 from kd_ray.views import draw, render

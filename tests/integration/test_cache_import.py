@@ -16,7 +16,7 @@ from rich.console import Console
 
 from kd_ray.cache.catalog import read_catalog
 from kd_ray.config.load import load_recipe
-from kd_ray.config.train import FeatureLoss
+from kd_ray.config.losses import FeatureLoss
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheIncomplete, CorpusError, ModelError, RecipeError
 from kd_ray.extraction.job import load_frozen

@@ -9,7 +9,7 @@ import pytest
 from kd_ray.cache.catalog import read_catalog
 from kd_ray.cache.units import Unit
 from kd_ray.cache.verify import Verification, verify
-from kd_ray.config.train import FeatureLoss
+from kd_ray.config.losses import FeatureLoss
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheCorrupt
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan

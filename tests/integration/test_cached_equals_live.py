@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kd_ray.cache.units import Span
 from kd_ray.config.kept import KeptFormat
-from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss
+from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
 from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.training.batches import BatchStream, TargetSource

@@ -10,7 +10,7 @@ import pytest
 from kd_ray.cache.calibration import Calibration, calibrating_unit
 from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Unit
-from kd_ray.config.models import Outputs
+from kd_ray.config.outputs import Outputs
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheCorrupt
 from kd_ray.extraction.job import build_extractor

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kd_ray.config.models import Outputs
-from kd_ray.config.train import FeatureLoss, KdLoss, Loss
+from kd_ray.config.losses import FeatureLoss, KdLoss, Loss
+from kd_ray.config.outputs import Outputs
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import RecipeError
 from kd_ray.extraction.plan import KnownTeacher

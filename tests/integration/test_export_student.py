@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from kd_ray.config.models import Student
+from kd_ray.config.student import Student
 from kd_ray.errors import ModelError
 from kd_ray.models import build_model, load_weights
 from kd_ray.storage import LocalStorage

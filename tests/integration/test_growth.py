@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kd_ray.config.train import FeatureLoss, KdLoss
+from kd_ray.config.losses import FeatureLoss, KdLoss
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.training.fit import Metrics, State

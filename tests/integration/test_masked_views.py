@@ -15,8 +15,8 @@ from PIL import Image
 from kd_ray.cache.replay import Replay, columns_for
 from kd_ray.cache.view_store import find_view_store
 from kd_ray.config.corpus import FolderCorpus, ParquetCorpus, PathSplit, SegmentationCorpus
+from kd_ray.config.losses import FeatureLoss
 from kd_ray.config.models import Input
-from kd_ray.config.train import FeatureLoss
 from kd_ray.config.views import EVALUATION_VIEW_SEED, NAMELESS, Policy
 from kd_ray.corpus.images.masks import decode_mask
 from kd_ray.corpus.packed import PackedCorpus, open_corpus

@@ -19,7 +19,7 @@ from kd_ray.cache.spec import output_spec
 from kd_ray.cache.target_set import Output, open_output
 from kd_ray.cache.units import Unit
 from kd_ray.cache.verify import verify
-from kd_ray.config.models import Codec
+from kd_ray.config.outputs import Codec
 from kd_ray.errors import CacheCorrupt, CacheIncomplete
 from tests.support.tiny_cache import IDS, target_set, unit
 

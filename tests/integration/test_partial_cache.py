@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from kd_ray.config.kept import KeptFormat
-from kd_ray.config.models import Outputs
-from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss
+from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
+from kd_ray.config.outputs import Outputs
 from kd_ray.config.views import NAMELESS
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheIncomplete, FingerprintMismatch

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.cache.view_store import find_view_store
-from kd_ray.config.models import Input, Student
+from kd_ray.config.models import Input
 from kd_ray.config.recipe import CacheSettings
+from kd_ray.config.student import Student
 from kd_ray.config.views import EVALUATION_POLICY, CenterCrop, Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, ViewMismatch

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from kd_ray.config.models import Teacher
+from kd_ray.config.teacher import Teacher
 from kd_ray.teachers import FrozenTeacher, load_teacher
 from tests.support.shared_data import shared_data
 

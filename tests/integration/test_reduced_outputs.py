@@ -14,7 +14,7 @@ from kd_ray.cache.catalog import read_catalog
 from kd_ray.cache.target_set import Output, open_output
 from kd_ray.cache.transforms import freeze_phi_s
 from kd_ray.cache.verify import verify
-from kd_ray.config.models import Outputs
+from kd_ray.config.outputs import Outputs
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import RecipeError
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan

@@ -11,12 +11,13 @@ from kd_ray.cache.catalog import read_catalog
 from kd_ray.cache.target_set import open_output
 from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.cache.verify import verify
-from kd_ray.config.train import FeatureLoss
+from kd_ray.config.losses import FeatureLoss
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, RecipeError
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.training.job import TrainJob, build, train
-from kd_ray.training.losses import Labels, WeightedLosses
+from kd_ray.training.losses.labels import Labels
+from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.standardize import Standardizer
 from tests.integration.test_codecs_in_training import Unwatched
 from tests.support.tiny_world import cached_source, extract, fit_settings, plan_teacher, plan_views, train_job

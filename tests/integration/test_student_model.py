@@ -10,8 +10,9 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kd_ray.config.models import Optimizer, Student
-from kd_ray.config.train import Loss
+from kd_ray.config.losses import Loss
+from kd_ray.config.optim import Optimizer
+from kd_ray.config.student import Student
 from kd_ray.errors import ModelError
 from kd_ray.models import build_model, build_optimizer, save_weights, state_fingerprint
 from kd_ray.storage import LocalStorage

@@ -23,7 +23,7 @@ from kd_ray.training.batches import BatchStream
 from kd_ray.training.dataset import CacheDataset
 from kd_ray.training.encoded import EncodedTargets
 from kd_ray.training.loader import CacheLoader
-from kd_ray.training.losses import NO_LABEL
+from kd_ray.training.losses.labels import NO_LABEL
 from kd_ray.training.snapshot import full_order
 from tests.support.kinds_world import NUM_CROPS, NUM_DRAWS, plan_all, with_kinds
 from tests.support.own_loop import NUM_VIEWS, assert_same, fill, seen

@@ -12,7 +12,7 @@ import torch
 from kd_ray.cache.plan import Grid
 from kd_ray.cache.view_store import open_view_store
 from kd_ray.config.load import load_recipe
-from kd_ray.config.train import FeatureLoss, KdLoss
+from kd_ray.config.losses import FeatureLoss, KdLoss
 from kd_ray.config.views import NAMELESS
 from kd_ray.corpus.images import decode as decoding
 from kd_ray.corpus.packed import PackedCorpus

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kd_ray.cache.view_store import VIEWS_OBJECT, find_view_store
-from kd_ray.config.train import FeatureLoss
+from kd_ray.config.losses import FeatureLoss
 from kd_ray.config.views import CenterCrop, Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, FingerprintMismatch, ViewMismatch

@@ -12,7 +12,7 @@ from kd_ray.cache.findings import Finding
 from kd_ray.cache.garbage import find_garbage, remove_garbage
 from kd_ray.cache.units import Unit
 from kd_ray.cache.verify import verify
-from kd_ray.config.models import Teacher
+from kd_ray.config.teacher import Teacher
 from kd_ray.extraction.job import ExtractJob
 from kd_ray.storage import open_storage
 from tests.support.tiny_world import pack_images, plan_teacher, plan_views, save_teacher, write_images

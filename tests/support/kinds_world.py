@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from kd_ray.config.losses import FeatureLoss, Loss
 from kd_ray.config.models import Input
 from kd_ray.config.recipe import CacheSettings
-from kd_ray.config.train import FeatureLoss, Loss
 from kd_ray.config.views import HorizontalFlip, Policy, RandomResizedCrop, ViewKind, Views
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.extraction.kinds import plan_kinds

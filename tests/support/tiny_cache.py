@@ -7,7 +7,7 @@ from kd_ray.cache.codecs import Coding
 from kd_ray.cache.spec import Spec, output_spec, target_set_spec
 from kd_ray.cache.target_set import Output, SampleIds, open_output
 from kd_ray.cache.units import Span, Unit
-from kd_ray.config.models import Codec
+from kd_ray.config.outputs import Codec
 
 SHAPE = (3,)
 IDS = np.array([7, 2**64 - 1, 12, 3, 2**63], dtype=np.uint64)

@@ -14,9 +14,12 @@ from PIL import Image
 
 from kd_ray.config.corpus import AllLabels, FolderCorpus, HashSplit
 from kd_ray.config.kept import KeptFormat
-from kd_ray.config.models import Input, Optimizer, Schedule, Student, Teacher
+from kd_ray.config.losses import FeatureLoss, Loss
+from kd_ray.config.models import Input
+from kd_ray.config.optim import Optimizer, Schedule
 from kd_ray.config.recipe import CacheSettings
-from kd_ray.config.train import FeatureLoss, Loss
+from kd_ray.config.student import Student
+from kd_ray.config.teacher import Teacher
 from kd_ray.config.views import NAMELESS, ColorJitter, HorizontalFlip, Mix, Policy, RandomResizedCrop
 from kd_ray.corpus.packed import PackedCorpus, open_corpus
 from kd_ray.corpus.packing.pack import pack
@@ -28,7 +31,7 @@ from kd_ray.storage import open_storage
 from kd_ray.training.batches import StreamKind, StreamSettings
 from kd_ray.training.fit import FitSettings
 from kd_ray.training.job import TrainJob
-from kd_ray.training.losses import WeightedLosses
+from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.snapshot import full_order
 from kd_ray.training.sources import CachedSource, LiveSource
 

@@ -8,7 +8,7 @@ import zarr
 
 from kd_ray.cache.commits import Commit
 from kd_ray.cache.target_set import Output
-from kd_ray.config.models import Codec
+from kd_ray.config.outputs import Codec
 from kd_ray.errors import CacheCorrupt
 from tests.support.tiny_cache import IDS, SHAPE, UNIT, new_output, unit, values_of
 

@@ -10,7 +10,7 @@ from kd_ray.cache import basis
 from kd_ray.cache.basis import Basis
 from kd_ray.cache.calibration import Calibration
 from kd_ray.cache.codecs import Coding
-from kd_ray.config.models import Codec, TargetOutput
+from kd_ray.config.outputs import Codec, TargetOutput
 from kd_ray.errors import CacheCorrupt, ExtractionError
 
 SHARES = [0.5, 0.9, 0.99, 0.9999]

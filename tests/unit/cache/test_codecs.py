@@ -11,7 +11,7 @@ from scipy.special import log_softmax, logsumexp
 
 from kd_ray.cache.calibration import Calibration
 from kd_ray.cache.codecs import Coding, TopK
-from kd_ray.config.models import Codec
+from kd_ray.config.outputs import Codec
 from kd_ray.errors import CacheCorrupt, ExtractionError
 from tests.support.tiny_cache import IDS, UNIT, new_output, unit, values_of
 

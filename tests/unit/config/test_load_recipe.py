@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from kd_ray.config.load import load_recipe
-from kd_ray.config.models import Teacher
+from kd_ray.config.losses import CrossEntropyLoss, KdLoss
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.resolved import recipe_hash, recipe_yaml
-from kd_ray.config.train import CrossEntropyLoss, KdLoss
+from kd_ray.config.teacher import Teacher
 from kd_ray.errors import RecipeError
 from tests.support.recipes import VALID, line_of, write
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from kd_ray.config.models import Optimizer, Schedule, TimmModel
+from kd_ray.config.models import TimmModel
+from kd_ray.config.optim import Optimizer, Schedule
 from kd_ray.models import build_model, build_optimizer, build_schedule
 
 

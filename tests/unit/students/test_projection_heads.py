@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_ray.config.train import Head
+from kd_ray.config.losses import Head
 from kd_ray.students.heads import build_head, resample_grid
 
 

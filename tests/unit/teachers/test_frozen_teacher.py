@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kd_ray.config.models import Teacher
+from kd_ray.config.teacher import Teacher
 from kd_ray.errors import ExtractionError, WeightsError
 from kd_ray.models import build_model, model_outputs, save_weights, state_fingerprint, to_input
 from kd_ray.models.cifar_resnet import CifarResNet

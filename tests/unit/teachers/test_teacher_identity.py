@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kd_ray.config.models import Teacher
+from kd_ray.config.teacher import Teacher
 from kd_ray.storage import digest_of_json
 from kd_ray.teachers import teacher_identity
 

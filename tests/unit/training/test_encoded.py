@@ -8,10 +8,10 @@ from torch import Tensor
 
 from kd_ray.cache.calibration import Calibration
 from kd_ray.cache.codecs import Coding
-from kd_ray.config.models import Codec
+from kd_ray.config.outputs import Codec
 from kd_ray.errors import TrainingError
 from kd_ray.training.encoded import EncodedTargets, TopKTargets
-from kd_ray.training.losses import kd_loss, top_k_kd_loss
+from kd_ray.training.losses.response import kd_loss, top_k_kd_loss
 
 CPU = torch.device("cpu")
 

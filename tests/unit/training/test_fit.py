@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_ray.config.models import Optimizer, Schedule
-from kd_ray.config.train import CrossEntropyLoss, KdLoss
+from kd_ray.config.losses import CrossEntropyLoss, KdLoss
+from kd_ray.config.optim import Optimizer, Schedule
 from kd_ray.errors import TrainingError
 from kd_ray.training.batches import Batch, Part
 from kd_ray.training.fit import FitResult, Metrics, State, fit, samples_consumed
 from kd_ray.training.job import decode_state, encode_state
-from kd_ray.training.losses import Labels, WeightedLosses
+from kd_ray.training.losses.labels import Labels
+from kd_ray.training.losses.weighted import WeightedLosses
 from tests.support.tiny_world import NEVER, fit_settings
 
 BATCH_SIZE, NUM_CLASSES, NUM_PIXELS = 8, 3, 5

@@ -7,19 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd_ray.config.train import CrossEntropyLoss, FeatureLoss, KdLoss
+from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
 from kd_ray.errors import TrainingError
-from kd_ray.training.losses import (
-    NO_LABEL,
-    Labels,
-    WeightedLosses,
-    balanced_loss,
-    cosine_loss,
-    cross_entropy_loss,
-    kd_loss,
-    mse_loss,
-    term_name,
-)
+from kd_ray.training.losses.feature import balanced_loss, cosine_loss, mse_loss
+from kd_ray.training.losses.labels import NO_LABEL, Labels, cross_entropy_loss
+from kd_ray.training.losses.response import kd_loss
+from kd_ray.training.losses.weighted import WeightedLosses, term_name
 
 # float32 sums of a few hundred terms against float64
 RTOL = 2e-6
