@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from kd_ray.cache.basis import Basis
 from kd_ray.cache.units import Span, Unit
 from kd_ray.errors import CacheCorrupt
 from kd_ray.storage.base import canonical_json
+from kd_ray.storage.checksum import crc32c
 
 Floats = NDArray[np.float32]
 
@@ -71,7 +71,7 @@ class Calibration:
                 "unexplained": self.basis.unexplained,
                 "tokens": self.basis.num_tokens,
             }
-        return canonical_json({**record, "crc32c": google_crc32c.value(canonical_json(record))})
+        return canonical_json({**record, "crc32c": crc32c(canonical_json(record))})
 
     @staticmethod
     def from_json(data: bytes, *, location: str) -> "Calibration":
@@ -107,7 +107,7 @@ def calibrating_unit(first: Unit) -> Unit:
 def _checked_record(data: bytes) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(data)
     stored = record.pop("crc32c")
-    actual = google_crc32c.value(canonical_json(record))
+    actual = crc32c(canonical_json(record))
     if stored != actual:
         raise ValueError(f"crc32c is {actual}, stored {stored}")
     return record

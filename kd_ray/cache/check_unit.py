@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 
@@ -12,6 +11,7 @@ from kd_ray.cache.kept_pixels import HOW_TO_REPAIR, kept_sample_ids, read_footer
 from kd_ray.cache.target_set import SAMPLE_IDS, Output, members_digest
 from kd_ray.cache.view_store import PIXELS_OBJECT, VIEWS_OBJECT, ViewStore
 from kd_ray.errors import CacheCorrupt
+from kd_ray.storage.checksum import crc32c
 from kd_ray.storage.range_file import RangeFile
 from kd_ray.views import decode_views
 
@@ -91,7 +91,7 @@ def _check_sums(commit: Commit, objects: Mapping[str, bytes]) -> Iterator[Proble
         size, crc = commit.objects[name]
         if len(data) != size:
             yield name, f"got {len(data)} bytes, expected {size}."
-        elif (actual := google_crc32c.value(data)) != crc:
+        elif (actual := crc32c(data)) != crc:
             yield name, f"crc32c is {actual:08x}, expected {crc:08x}: its bytes have changed since they were written."
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from kd_ray.cache.basis import RECIPE as BASIS_RECIPE
 from kd_ray.cache.calibration import Calibration
+from kd_ray.cache.floats import extremes, row_blocks, to_float16
 from kd_ray.config.outputs import Codec, TargetOutput
 from kd_ray.errors import ExtractionError
 
@@ -134,7 +135,7 @@ class Coding:
                 return {"values": values_VND.astype("<f4")}
             case "float16":
                 _refuse_beyond_float16(values_VND, what=what)
-                return {"values": values_VND.astype("<f2")}
+                return {"values": to_float16(values_VND)}
             case "bfloat16":
                 return {"values": _to_bfloat16(values_VND)}
             case "int8":
@@ -237,18 +238,18 @@ def _index_type(num_classes: int) -> np.dtype[Any]:
 
 def refuse_not_finite(values_VND: Floats, *, what: str) -> None:
     """Raise ExtractionError where a value of [view, row, …] is not finite; `what` says whose."""
-    finite = np.isfinite(values_VND)
-    if not finite.all():
-        bad_VN = ~finite.all(axis=tuple(range(2, values_VND.ndim)))
-        places = ", ".join(f"{view}/{row}" for view, row in np.argwhere(bad_VN)[:5])
-        raise ExtractionError(
-            f"{what}: {bad_VN.sum()} of {bad_VN.size} outputs are not finite; the first, as view/row of the unit "
-            f"counted from 0: {places}. Check the teacher's weights and precision."
-        )
+    if np.isfinite(extremes(values_VND)).all():  # both are NaN where any value is
+        return
+    bad_VN = ~np.isfinite(values_VND).all(axis=tuple(range(2, values_VND.ndim)))
+    places = ", ".join(f"{view}/{row}" for view, row in np.argwhere(bad_VN)[:5])
+    raise ExtractionError(
+        f"{what}: {bad_VN.sum()} of {bad_VN.size} outputs are not finite; the first, as view/row of the unit "
+        f"counted from 0: {places}. Check the teacher's weights and precision."
+    )
 
 
 def _refuse_beyond_float16(values_VND: Floats, *, what: str) -> None:
-    largest = float(np.abs(values_VND).max(initial=0.0))
+    largest = max(map(abs, extremes(values_VND)))
     if largest > FLOAT16_MAX:
         raise ExtractionError(
             f"{what}: {largest:.3g} does not fit float16 (65504). Set the output's codec: bfloat16, or float32."
@@ -265,17 +266,28 @@ def _to_bfloat16(values: Floats) -> Array:
 
 def _to_int8(values_XD: Floats, calibration: Calibration, *, what: str) -> dict[str, Array]:
     """Standardised by channel, then by the greatest of each token; a scale is rounded up, so that no code is cut."""
-    standard_XD = (values_XD - calibration.mean_D) / calibration.deviation_D
-    exact_X = np.abs(standard_XD).max(axis=-1) / np.float32(INT8_MAX)
-    if not exact_X.max(initial=0.0) < FLOAT16_MAX:
+    rows_TD = values_XD.reshape(-1, values_XD.shape[-1])
+    codes_TD = np.empty(rows_TD.shape, dtype=np.int8)
+    scale_T = np.empty(len(rows_TD), dtype="<f2")
+    for part in row_blocks(rows_TD):
+        standard_TD = (rows_TD[part] - calibration.mean_D) / calibration.deviation_D
+        scale_T[part] = _scale_of(standard_TD, what=what)
+        divisor_T1 = np.where(scale_T[part] > 0, scale_T[part], 1).astype(np.float32)[:, None]
+        codes_TD[part] = np.rint(np.divide(standard_TD, divisor_T1, out=standard_TD), out=standard_TD)
+    return {"values": codes_TD.reshape(values_XD.shape), "scale": scale_T.reshape(values_XD.shape[:-1])}
+
+
+def _scale_of(standard_TD: Floats, *, what: str) -> Array:
+    greatest_T = np.maximum(standard_TD.max(axis=-1, initial=0.0), -standard_TD.min(axis=-1, initial=0.0))
+    exact_T = greatest_T / np.float32(INT8_MAX)
+    if not exact_T.max(initial=0.0) < FLOAT16_MAX:
         raise ExtractionError(
-            f"{what}: a value lies {INT8_MAX * exact_X.max():.3g} deviations from its channel's mean in the "
+            f"{what}: a value lies {INT8_MAX * exact_T.max():.3g} deviations from its channel's mean in the "
             "calibration, too far for int8. Set the output's codec: float16."
         )
-    scale_X = exact_X.astype("<f2")
-    scale_X = np.where(scale_X < exact_X, np.nextafter(scale_X, np.float16(np.inf)), scale_X).astype("<f2")
-    divisor_X1 = np.where(scale_X > 0, scale_X, 1).astype(np.float32)[..., None]
-    return {"values": np.rint(standard_XD / divisor_X1).astype(np.int8), "scale": scale_X}
+    scale_T = exact_T.astype("<f2")
+    rounded_up_T: Array = np.where(scale_T < exact_T, np.nextafter(scale_T, np.float16(np.inf)), scale_T).astype("<f2")
+    return rounded_up_T
 
 
 def _to_uint8(values_XK: Floats, *, what: str) -> dict[str, Array]:

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import google_crc32c
-
 from kd_ray.cache.arrays import ArrayLayout
 from kd_ray.cache.manifest import Row
 from kd_ray.cache.spec import FORMAT_VERSION
 from kd_ray.cache.units import Unit
 from kd_ray.errors import CacheCorrupt
 from kd_ray.storage.base import canonical_json
+from kd_ray.storage.checksum import crc32c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +57,7 @@ class Commit:
         }
         if self.footers:
             record["footers"] = {name: {"bytes": size, "crc32c": crc} for name, (size, crc) in self.footers.items()}
-        return canonical_json({**record, "crc32c": google_crc32c.value(canonical_json(record))})
+        return canonical_json({**record, "crc32c": crc32c(canonical_json(record))})
 
     @staticmethod
     def from_json(data: bytes, *, location: str) -> "Commit":
@@ -124,7 +123,7 @@ def _commit_of(value: Mapping[str, Any]) -> Commit:
 def _checked_record(data: bytes) -> dict[str, Any]:
     record = _known_format(json.loads(data))
     stored = record.pop("crc32c")
-    actual = google_crc32c.value(canonical_json(record))
+    actual = crc32c(canonical_json(record))
     if stored != actual:
         raise ValueError(f"crc32c is {actual}, stored {stored}")
     if "statistics" not in record:

@@ -6,12 +6,11 @@ reader sees.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
-
-import google_crc32c
 
 from kd_ray.cache.arrays import ArrayLayout
 from kd_ray.cache.commit import Commit, parse_commit_name
@@ -19,9 +18,12 @@ from kd_ray.cache.manifest import MANIFEST, NUM_READERS, Manifest, Manifests
 from kd_ray.cache.units import Span, Unit
 from kd_ray.errors import CacheCorrupt, CacheIncomplete
 from kd_ray.storage import Storage
+from kd_ray.storage.base import Data
+from kd_ray.storage.checksum import crc32c
 
 __all__ = ["Collection", "Commit", "PinnedUnits", "parse_commit_name"]
 
+WRITES_AT_ONCE = 4
 
 PinnedUnits = Mapping[tuple[Span, int], Commit]
 
@@ -139,7 +141,7 @@ class Collection:
     def publish(
         self,
         unit: Unit,
-        objects: Mapping[str, bytes],
+        objects: Mapping[str, Data],
         *,
         attempt: str,
         num_rows: int,
@@ -156,15 +158,16 @@ class Collection:
         above 0 replaces the one before it.
         """
         folder = self._attempt_folder(unit, attempt)
-        for name, data in objects.items():
-            self.storage.write(f"{folder}/{name}", data)
+        # at once, since what small ones take is waiting: for the disk's journal, or for a server
+        with ThreadPoolExecutor(WRITES_AT_ONCE) as pool:
+            deque(pool.map(lambda name: self.storage.write(f"{folder}/{name}", objects[name]), objects), maxlen=0)
         commit = Commit(
             unit=unit,
             generation=generation,
             attempt=attempt,
             num_rows=num_rows,
             members_digest=members_digest,
-            objects={name: (len(data), google_crc32c.value(data)) for name, data in objects.items()},
+            objects={name: (len(data), crc32c(data)) for name, data in objects.items()},
             arrays=arrays or {},
             statistics=statistics(),
             footers=footers or {},

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray.errors import CacheCorrupt
 from kd_ray.storage import Storage
 from kd_ray.storage.base import canonical_json
+from kd_ray.storage.checksum import crc32c
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -27,8 +27,8 @@ def encode_framed(record: Mapping[str, Any], arrays: Arrays) -> bytes:
     packed = {name: np.ascontiguousarray(arrays[name].astype(arrays[name].dtype.newbyteorder("<"))) for name in arrays}
     body = b"".join(packed[name].tobytes() for name in sorted(packed))
     described = [[name, packed[name].dtype.str, list(packed[name].shape)] for name in sorted(packed)]
-    whole = {**record, "arrays": described, "arrays_crc32c": google_crc32c.value(body)}
-    return canonical_json({**whole, "crc32c": google_crc32c.value(canonical_json(whole))}) + b"\n" + body
+    whole = {**record, "arrays": described, "arrays_crc32c": crc32c(body)}
+    return canonical_json({**whole, "crc32c": crc32c(canonical_json(whole))}) + b"\n" + body
 
 
 def decode_framed(data: bytes, *, location: str, advice: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -43,7 +43,7 @@ def decode_framed(data: bytes, *, location: str, advice: str) -> tuple[dict[str,
     expected = sum(dtype.itemsize * prod(shape) for _, dtype, shape in layouts)
     if len(body) != expected:
         raise CacheCorrupt(f"{location}: holds {len(body)} bytes of arrays, expected {expected}. {advice}")
-    actual = google_crc32c.value(body)
+    actual = crc32c(body)
     if actual != record["arrays_crc32c"]:
         raise CacheCorrupt(f"{location}: crc32c is {actual}, stored {record['arrays_crc32c']}. {advice}")
     arrays, offset = {}, 0
@@ -69,7 +69,7 @@ def _decode_line(line: bytes, *, location: str, advice: str) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(line)
         is_canonical = canonical_json(record) == line  # other digits of a number may still read as the same number
         stored = record.pop("crc32c")
-        actual = google_crc32c.value(canonical_json(record))
+        actual = crc32c(canonical_json(record))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheCorrupt(f"{location}: does not begin with a readable record: {error}. {advice}") from error
     if actual != stored or not is_canonical:

@@ -4,7 +4,6 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from kd_ray.cache.units import Unit
 from kd_ray.corpus.format import FOOTER_TAIL_BYTES, footer_length
 from kd_ray.errors import CacheCorrupt
+from kd_ray.storage.checksum import crc32c
 from kd_ray.storage.range_file import RangeFile
 
 HOW_TO_REPAIR = "Run kd-ray cache repair with this recipe."
@@ -40,7 +40,7 @@ def encode_kept(unit: Unit, sample_ids: NDArray[np.uint64], pixels: Sequence[byt
             columns = {
                 "sample_id": sample_ids,
                 "view_index": np.full(num_rows, view_index, np.int32),
-                "crc32c": [google_crc32c.value(each) for each in of_view],
+                "crc32c": [crc32c(each) for each in of_view],
                 "pixels": of_view,
             }
             writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=max(num_rows, 1))
@@ -50,7 +50,7 @@ def encode_kept(unit: Unit, sample_ids: NDArray[np.uint64], pixels: Sequence[byt
 def footer_of(data: bytes) -> tuple[int, int]:
     """Bytes and crc32c of the Parquet footer, which no checksum inside the file covers."""
     size = footer_length(data[-FOOTER_TAIL_BYTES:])
-    return size, google_crc32c.value(data[-size:])
+    return size, crc32c(data[-size:])
 
 
 def read_footer(file: RangeFile, committed: tuple[int, int], *, location: str) -> Any:
@@ -62,7 +62,7 @@ def read_footer(file: RangeFile, committed: tuple[int, int], *, location: str) -
     size, crc = committed
     file.seek(file.size_bytes - size)
     data = file.read()
-    if (len(data), google_crc32c.value(data)) != (size, crc):
+    if (len(data), crc32c(data)) != (size, crc):
         raise damaged(location, "the Parquet footer differs from the committed one")
     return pq.read_metadata(io.BytesIO(data))
 
@@ -85,7 +85,7 @@ def read_kept(
         raise damaged(location, f"view {view_index} is of other samples or another view than the unit has there")
     pixels: list[bytes] = table.column("pixels").to_pylist()
     for sample_id, data, crc in zip(found.tolist(), pixels, table.column("crc32c").to_pylist(), strict=True):
-        if google_crc32c.value(data) != crc:
+        if crc32c(data) != crc:
             raise damaged(location, f"the pixels of sample {sample_id:016x}, view {view_index}, fail their checksum")
     return pixels
 

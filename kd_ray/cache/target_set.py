@@ -17,7 +17,7 @@ from kd_ray.cache.spec import Spec, explain_absence, read_spec, write_or_check
 from kd_ray.cache.statistics import ChannelStatistics
 from kd_ray.cache.units import Unit
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, FingerprintMismatch
-from kd_ray.storage import Storage, buffers, join, open_storage
+from kd_ray.storage import Storage, join, open_storage
 
 TARGET_SET_FILE = "target_set.json"
 OUTPUT_FILE = "output.json"
@@ -152,7 +152,7 @@ class Output:
                 attempt=attempt,
                 num_rows=len(sample_ids),
                 members_digest=members_digest(sample_ids),
-                arrays={name: layout_of(objects, name, array) for name, array in arrays.items()},
+                arrays={name: layout_of(name, array) for name, array in arrays.items()},
                 statistics=lambda: statistics.result().to_json(),
                 generation=generation,
             )
@@ -190,14 +190,14 @@ class Output:
         offset, length = layout.ranges[view_index - commit.unit.view_start]
         name = self.collection.object_name(commit, layout.object_name)
         location = self.collection.location(name)
-        view = ViewBytes(buffers.shared.take(length), layout, location=location)
+        view = ViewBytes(layout, location=location)
         try:
-            self.collection.storage.read_into(name, view.data, offset=offset, seen=view.see)
+            data = self.collection.storage.load_range(name, offset=offset, length=length, seen=view.see)
         except FileNotFoundError as error:
             raise CacheCorrupt(
                 f"{location}: is missing, though its unit is committed. Run kd-ray cache repair with this recipe."
             ) from error
-        return view.decode()
+        return view.decode(data)
 
     def statistics(self, commits: Iterable[Commit]) -> ChannelStatistics:
         """Per-channel statistics over units, merged in the units' order."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import google_crc32c
 import pyarrow as pa
 
 from kd_ray.cache.commits import Collection, Commit
@@ -17,6 +16,7 @@ from kd_ray.cache.target_set import SampleIds, members_digest, refuse_other_memb
 from kd_ray.cache.units import Span, Unit
 from kd_ray.errors import CacheCorrupt, StorageError
 from kd_ray.storage import Storage, absolute, join, open_storage, redacted
+from kd_ray.storage.checksum import crc32c
 from kd_ray.storage.range_file import RangeFile
 from kd_ray.views import Proof, ViewRow, decode_views, encode_views, renderer_versions
 
@@ -93,7 +93,7 @@ class ViewStore:
                 f"{location}: is missing, though its unit is committed. Run kd-ray cache repair with this recipe."
             ) from error
         size, crc = commit.objects[VIEWS_OBJECT]
-        if (len(data), google_crc32c.value(data)) != (size, crc):
+        if (len(data), crc32c(data)) != (size, crc):
             raise CacheCorrupt(
                 f"{location}: does not match its commit record ({len(data)} bytes, {size} committed). "
                 "Run kd-ray cache repair with this recipe."

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+Data = bytes | Bytes  # what can be written
 Names = list[str]  # an alias, since `list` is a method below
 
 
@@ -38,8 +39,8 @@ class Storage(Protocol):
     def read_range(self, name: str, *, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; fewer, down to none, only where the object ends before."""
 
-    def read_into(self, name: str, buffer: Bytes, *, offset: int, seen: Callable[[Bytes], None]) -> int:
-        """Fill `buffer` from `offset`; how many bytes that were: fewer only where the object ends before.
+    def load_range(self, name: str, *, offset: int, length: int, seen: Callable[[Bytes], None]) -> Bytes:
+        """As `read_range`, without a copy: an array that is not to be written to, for objects that never change.
 
         `seen` gets part after part as it arrives, while it is in the processor's caches.
         """
@@ -62,7 +63,7 @@ class Storage(Protocol):
     def folders(self, prefix: str) -> Names:
         """Sorted names (last part only) of the folders directly below `prefix`."""
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: Data) -> None:
         """Write the object whole or not at all, replacing what was there."""
 
     def write_from(self, name: str, produce: Callable[[BinaryIO], None]) -> None:

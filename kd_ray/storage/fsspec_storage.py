@@ -20,7 +20,8 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 
 from kd_ray.errors import StorageError
-from kd_ray.storage.base import Bytes, Names, Stored, join
+from kd_ray.storage import buffers
+from kd_ray.storage.base import Bytes, Data, Names, Stored, join
 from kd_ray.storage.redact import redacted, redacted_text
 
 S3_PROTOCOLS = frozenset({"s3", "s3a"})
@@ -100,15 +101,14 @@ class FsspecStorage:
 
         return S3Ranges(self._fs)
 
-    def read_into(self, name: str, buffer: Bytes, *, offset: int, seen: Callable[[Bytes], None]) -> int:
-        if self._is_s3 and len(buffer):
+    def load_range(self, name: str, *, offset: int, length: int, seen: Callable[[Bytes], None]) -> Bytes:
+        if self._is_s3 and length:
+            buffer = buffers.shared.take(length)
             with self._named(name, "read"):
-                return int(self._ranges.read_into(self._path(name), buffer, offset=offset, seen=seen))
-        data = self.read_range(name, offset=offset, length=len(buffer))
-        filled = buffer[: len(data)]
-        filled[...] = np.frombuffer(data, dtype=np.uint8)
-        seen(filled)
-        return len(data)
+                return buffer[: self._ranges.read_into(self._path(name), buffer, offset=offset, seen=seen)]
+        data = np.frombuffer(self.read_range(name, offset=offset, length=length), dtype=np.uint8)
+        seen(data)
+        return data
 
     def exists(self, name: str) -> bool:
         with self._named(name, "read"):
@@ -153,9 +153,9 @@ class FsspecStorage:
                 return []
         return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory")
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: Data) -> None:
         with self._named(name, "write"):
-            self._fs.pipe_file(self._path(name), data)
+            self._fs.pipe_file(self._path(name), data if isinstance(data, bytes) else data.tobytes())
 
     def write_from(self, name: str, produce: Callable[[BinaryIO], None]) -> None:
         buffer = io.BytesIO()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kd_ray.errors import StorageError
-from kd_ray.storage.base import Bytes, Names, Stored
+from kd_ray.storage.base import Bytes, Data, Names, Stored
+from kd_ray.storage.mapped import mapped_or_read
 
 TEMPORARY_SUFFIX = ".partial"
 PART_BYTES = 1 << 20
@@ -41,18 +42,12 @@ class LocalStorage:
             file.seek(offset)
             return file.read(length)
 
-    def read_into(self, name: str, buffer: Bytes, *, offset: int, seen: Callable[[Bytes], None]) -> int:
+    def load_range(self, name: str, *, offset: int, length: int, seen: Callable[[Bytes], None]) -> Bytes:
         with self._named(name, "read"), self.path(name).open("rb", buffering=0) as file:
-            file.seek(offset)
-            done = 0
-            while done < len(buffer):
-                part = buffer[done : done + PART_BYTES]
-                count = file.readinto(part.data)
-                if not count:
-                    break
-                seen(part[:count])
-                done += count
-            return done
+            data = mapped_or_read(file.fileno(), offset=offset, length=length)
+            for start in range(0, len(data), PART_BYTES):
+                seen(data[start : start + PART_BYTES])
+        return data
 
     def exists(self, name: str) -> bool:
         with self._named(name, "read"):
@@ -88,7 +83,7 @@ class LocalStorage:
         with self._named(prefix, "list"):
             return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: Data) -> None:
         with self._named(name, "write"), self._temporary(name, _writing(data)) as temporary:
             os.replace(temporary, self.path(name))
             _sync_folder(self.path(name).parent)
@@ -153,9 +148,9 @@ def _unless_absent(error: OSError) -> None:
         raise error
 
 
-def _writing(data: bytes) -> Callable[[BinaryIO], None]:
+def _writing(data: Data) -> Callable[[BinaryIO], None]:
     def produce(file: BinaryIO) -> None:
-        file.write(data)
+        file.write(data if isinstance(data, bytes) else data.data)
 
     return produce
 

@@ -84,7 +84,10 @@ class S3Ranges:
         return client.get_object(**extra, **self._fs.req_kw, Bucket=bucket, Key=key, Range=f"bytes={first}-{last}")
 
     def read_into(self, path: str, buffer: Bytes, *, offset: int, seen: Callable[[Bytes], None]) -> int:
-        """As `Storage.read_into`, of a path as s3fs has it. What breaks off is asked for again from there on.
+        """Fill `buffer` from `offset`; how many bytes that were, fewer only where the object ends before.
+
+        `path` is as s3fs has it, and `seen` that of `Storage.load_range`. What breaks off is asked for again from there
+        on.
 
         Raises:
             OSError, BotoCoreError: as s3fs does.

@@ -24,6 +24,7 @@ from kd_ray.training.targets import LiveTargets, Pinned, gathered
 from kd_ray.training.views import ReplayedViews, SpanViews, StoredViews
 
 Stored = Mapping[str, NDArray[Any]]
+Row = Mapping[str, tuple[NDArray[Any], int]]
 
 
 class PartialTargets:
@@ -58,7 +59,7 @@ class PartialTargets:
         targets = {}
         for key, (output, _) in self._pinned.outputs.items():
             rows = [
-                {name: array[each.row] for name, array in each.loaded.targets[key].items()}
+                {name: (array, each.row) for name, array in each.loaded.targets[key].items()}
                 if key in each.loaded.targets
                 else computed[key, place]
                 for place, each in enumerate(drawn)
@@ -76,9 +77,9 @@ class PartialTargets:
         if self._seen is not None and (span, view_index) in self._pinned.views:
             self._seen.check(drawn.view, span, row=drawn.row, sample_id=drawn.sample_id, view_index=view_index)
 
-    def _compute(self, drawn: Sequence[Drawn]) -> dict[tuple[TargetKey, int], Stored]:
+    def _compute(self, drawn: Sequence[Drawn]) -> dict[tuple[TargetKey, int], Row]:
         """By output and place in the batch, each teacher running over the views that lack one of its outputs."""
-        rows: dict[tuple[TargetKey, int], Stored] = {}
+        rows: dict[tuple[TargetKey, int], Row] = {}
         for teacher in self._live.teachers:
             keys = [key for key in self._pinned.outputs if key[0] == teacher]
             places = [place for place, each in enumerate(drawn) if any(key not in each.loaded.targets for key in keys)]
@@ -88,7 +89,7 @@ class PartialTargets:
             for key in keys:
                 encoded = _encoded(self._pinned.outputs[key][0], values[key[1]], self._calibrations[key])
                 rows |= {
-                    (key, place): {name: array[row] for name, array in encoded.items()}
+                    (key, place): {name: (array, row) for name, array in encoded.items()}
                     for row, place in enumerate(places)
                 }
         return rows

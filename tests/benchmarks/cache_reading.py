@@ -1,12 +1,12 @@
 """Reading and writing targets: against NumPy's memmap and `np.save`, on the same bytes.
 
-    python -m tests.benchmarks.cache_reading [--units 16] [--rounds 5]
+    python -m tests.benchmarks.cache_reading [--mb 600] [--rounds 5]
 
-A run reads through the order, the loading and the gathering of training (windows of 4 units, batches of 64 views),
-without images. memmap has the stored values in one file, gathered by the same shuffle into the same memory.
-Cold: the files were dropped from the page cache before. Writing: one unit after another, committed, against `np.save`
-and fsync of the encoded values. All ways take turns. CPU time is that of the whole process. Also written to out/bench
-as JSON.
+Units are cut as the plan cuts them for shards of 16 row groups of 64 samples. A round reads every view of every sample
+once, through the order and the gathering of training (windows of 4 spans, batches of 64 views), without images. memmap
+has the stored values in one file, gathered by the same shuffle into the same memory. Cold: the files were dropped from
+the page cache before. Writing: one unit after another, committed, against `np.save` and fsync of the encoded values.
+All ways take turns. CPU time is that of the whole process. Also written to out/bench as JSON.
 """
 
 import argparse
@@ -30,7 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from kd_ray.cache.codecs import Coding
+from kd_ray.cache.commits import Commit
 from kd_ray.cache.order import Order
+from kd_ray.cache.plan import Grid, choose_grid
 from kd_ray.cache.spec import output_spec, target_set_spec
 from kd_ray.cache.stream import SnapshotSpan, SourceSpans, Window
 from kd_ray.cache.target_set import Output, open_output
@@ -38,7 +40,8 @@ from kd_ray.cache.units import Span, Unit
 from kd_ray.config.outputs import Codec
 from kd_ray.training.targets import gathered
 
-WINDOW, BATCH_SIZE, ROWS = 4, 64, 64
+WINDOW, BATCH_SIZE = 4, 64
+ROW_GROUP_SIZE, SHARD_ROW_GROUPS = 64, 16
 OUT = Path("out/bench")
 SHAPES: Mapping[str, tuple[int, ...]] = {"spatial": (14, 14, 768), "summary": (768,), "logits": (1000,)}
 KINDS: Sequence[tuple[str, Codec]] = (
@@ -47,7 +50,8 @@ KINDS: Sequence[tuple[str, Codec]] = (
     ("summary", "float16"),
     ("logits", "top_k"),
 )
-MIN_VIEWS = {"spatial": 0, "summary": 1 << 15, "logits": 1 << 15}  # small values: as many as can be timed
+WRITTEN_BYTES = 160_000_000
+MAX_VIEWS = 1 << 17  # of small values: more tell no more
 OURS, MEMMAP, SAVE = "kd_ray", "memmap", "np.save + fsync"
 
 Work = Callable[[], object]
@@ -82,7 +86,9 @@ class Stored:
 
     output: Output
     units: Sequence[Unit]
+    grid: Grid
     folder: Path
+    values_VND: NDArray[np.float32]
     encoded: Mapping[str, NDArray[Any]]
 
     @property
@@ -98,20 +104,30 @@ class Stored:
 
     def cost(self, *, num_units: int | None = None) -> Cost:
         count = len(self.units) if num_units is None else num_units
-        return Cost(num_bytes=count * self.bytes_of_unit, num_views=count * ROWS)
+        return Cost(num_bytes=count * self.bytes_of_unit, num_views=count * self.grid.unit_views * self.num_rows)
+
+    @property
+    def views(self) -> Sequence[tuple[Unit, int]]:
+        """What is one range each."""
+        return [(unit, view) for unit in self.units for view in range(self.grid.unit_views)]
+
+    @property
+    def num_rows(self) -> int:
+        """Of a unit."""
+        return self.grid.unit_row_groups * ROW_GROUP_SIZE
 
     def draws(self) -> Iterator[tuple[Window, int]]:
-        """Every row of every unit once, in the order of a run."""
-        spans = [SnapshotSpan(span=unit.span, rows=tuple(range(ROWS))) for unit in self.units]
+        """Every view of every row of every unit once, in the order of a run."""
+        spans = [SnapshotSpan(span=unit.span, rows=tuple(range(self.num_rows))) for unit in self.units]
         source = SourceSpans(name="", weight=1, spans=spans, recurrence=None)
         order = Order(sources=[source], seed=0, num_lanes=1, window=WINDOW)
-        return islice(order.draws(0, skip=0), len(self.units) * ROWS)
+        return islice(order.draws(0, skip=0), len(self.units) * self.grid.unit_views * self.num_rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--units", type=int, default=16)
+    parser.add_argument("--mb", type=int, default=600, help="stored of each output, at most")
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -119,8 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables: dict[str, dict[str, Cost]] = {}
     with tempfile.TemporaryDirectory(dir=OUT) as folder:
         for name, codec in KINDS:
-            num_units = max(chosen.units, MIN_VIEWS[name] // ROWS)
-            stored = store(Path(folder) / f"{name}-{codec}", name, codec, num_units=num_units)
+            stored = store(Path(folder) / f"{name}-{codec}", name, codec, num_bytes=chosen.mb * 1_000_000)
             tables |= {f"{codec} {name}, {what}": costs for what, costs in measured(stored, chosen.rounds).items()}
             shutil.rmtree(stored.folder)
     for title, costs in tables.items():
@@ -131,9 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (OUT / "cache_reading.json").write_text(json.dumps({"peak_mb": peak_mb, **values}, indent=1))
 
 
-def store(folder: Path, name: str, codec: Codec, *, num_units: int) -> Stored:
+def store(folder: Path, name: str, codec: Codec, *, num_bytes: int) -> Stored:
     """Units as `store_units` makes them, and their encoded values in one file."""
-    stored = store_units(str(folder), name, codec, num_units=num_units)
+    stored = store_units(str(folder), name, codec, num_bytes=num_bytes)
     for array_name, array in stored.encoded.items():
         with stored.flat(array_name).open("wb") as file:
             for _ in stored.units:
@@ -143,38 +158,53 @@ def store(folder: Path, name: str, codec: Codec, *, num_units: int) -> Stored:
     return stored
 
 
-def store_units(cache_uri: str, name: str, codec: Codec, *, num_units: int) -> Stored:
-    """Units of 64 rows and one view; all hold the same values, which no reader can know."""
+def store_units(cache_uri: str, name: str, codec: Codec, *, num_bytes: int) -> Stored:
+    """Units of that many bytes or MAX_VIEWS views; all hold the same values, which no reader can know."""
     k = 10 if codec == "top_k" else None
     coding = Coding(codec=codec, shape=SHAPES[name], k=k, temperatures=(1.0, 2.0, 4.0) if k else ())
+    grid = choose_grid(
+        widest_bytes_per_view=coding.bytes_per_view,
+        row_group_size=ROW_GROUP_SIZE,
+        shard_row_groups=SHARD_ROW_GROUPS,
+        unit_row_groups=None,
+        unit_views=None,
+    )
+    views_per_unit = grid.unit_views * grid.unit_row_groups * ROW_GROUP_SIZE
+    num_units = max(min(num_bytes // coding.bytes_per_view, MAX_VIEWS) // views_per_unit, WINDOW)
     target_set = target_set_spec("teacher", teacher={}, view_set_fingerprint="v" * 64, corpus_id="c")
     output = open_output(cache_uri, target_set, output_spec(name, coding=coding, stage=None), create=True)
-    values_VND = np.random.default_rng(0).normal(size=(1, ROWS, *SHAPES[name])).astype(np.float32)
+    units = [_unit(number, grid) for number in range(num_units)]
+    values_VND = (
+        np.random.default_rng(0)
+        .normal(size=(grid.unit_views, grid.unit_row_groups * ROW_GROUP_SIZE, *SHAPES[name]))
+        .astype(np.float32)
+    )
     if coding.needs_calibration:
         output.calibrate(values_VND)
     encoded = coding.encode(values_VND, calibration=output.fixed_calibration(), what=name)
-    units = [_unit(number) for number in range(num_units)]
     for unit in units:
         output.write(unit, values_VND, ids_of(unit), attempt="first")
-    return Stored(output=output, units=units, folder=Path(cache_uri), encoded=encoded)
+    return Stored(output=output, units=units, grid=grid, folder=Path(cache_uri), values_VND=values_VND, encoded=encoded)
 
 
-def _unit(number: int) -> Unit:
-    span = Span(shard="train-00000", group_start=number, group_stop=number + 1)
-    return Unit(span=span, view_start=0, view_stop=1)
+def _unit(number: int, grid: Grid) -> Unit:
+    groups = grid.unit_row_groups
+    span = Span(shard="train-00000", group_start=number * groups, group_stop=(number + 1) * groups)
+    return Unit(span=span, view_start=0, view_stop=grid.unit_views)
 
 
 def ids_of(unit: Unit) -> NDArray[np.uint64]:
     """The samples of a unit."""
-    return np.arange(ROWS, dtype=np.uint64) + np.uint64(unit.span.group_start * ROWS)
+    return np.arange(unit.span.group_start * ROW_GROUP_SIZE, unit.span.group_stop * ROW_GROUP_SIZE, dtype=np.uint64)
 
 
 def measured(stored: Stored, num_rounds: int) -> dict[str, dict[str, Cost]]:
     """Costs by table and way; a round of warm-up does not count."""
     warm, cold = ({way: stored.cost() for way in (OURS, MEMMAP)} for _ in range(2))
-    num_written = min(len(stored.units), 16)
+    num_written = max(min(len(stored.units), WRITTEN_BYTES // stored.bytes_of_unit), 1)
     written = {way: stored.cost(num_units=num_written) for way in (OURS, SAVE)}
-    ways = {OURS: lambda: read_cache(stored), MEMMAP: lambda: read_memmap(stored)}
+    commits = stored.output.collection.commits()
+    ways = {OURS: lambda: read_cache(stored, commits), MEMMAP: lambda: read_memmap(stored)}
     for way in ways.values():
         way()
     for number in range(num_rounds):
@@ -191,57 +221,44 @@ def measured(stored: Stored, num_rounds: int) -> dict[str, dict[str, Cost]]:
     return {"warm": warm, "cold": cold, "writing": written}
 
 
-def read_cache(stored: Stored) -> None:
-    """As training does: spans are loaded when the window comes to them, rows are gathered into batches."""
-    commits = stored.output.collection.commits()
-    for batch in _batches(stored.draws()):
-        rows = []
-        for window, place, loaded in batch:
-            index = int(window.span_indices[place])
-            if index not in loaded:
-                unit = stored.units[index]
-                loaded[index] = stored.output.read_encoded(commits[unit], view_index=0, sample_ids=ids_of(unit))
-            rows.append((loaded[index], int(window.rows[place])))
-        for name in stored.encoded:
-            gathered([arrays[name][row] for arrays, row in rows])
-
-
-def _batches(draws: Iterator[tuple[Window, int]]) -> Iterator[list[tuple[Window, int, dict[int, Any]]]]:
-    opened: tuple[Window | None, dict[int, Any]] = (None, {})
-    batch = []
-    for window, place in draws:
+def read_cache(stored: Stored, commits: Mapping[Unit, Commit]) -> None:
+    """As training does: a view of a span is loaded when the window comes to it, rows are gathered into batches."""
+    opened: tuple[Window | None, dict[tuple[int, int], dict[str, NDArray[Any]]]] = (None, {})
+    batch: list[tuple[dict[str, NDArray[Any]], int]] = []
+    for window, place in stored.draws():
         if opened[0] is not window:
             opened = (window, {})
-        batch.append((window, place, opened[1]))
+        key = int(window.span_indices[place]), int(window.occurrences[place])
+        if key not in opened[1]:
+            unit = stored.units[key[0]]
+            opened[1][key] = stored.output.read_encoded(commits[unit], view_index=key[1], sample_ids=ids_of(unit))
+        batch.append((opened[1][key], int(window.rows[place])))
         if len(batch) == BATCH_SIZE:
-            yield batch
+            for name in stored.encoded:
+                gathered([(arrays[name], row) for arrays, row in batch])
             batch = []
 
 
 def read_memmap(stored: Stored) -> None:
     """The same rows in the same order, from one file for each array, into the same memory."""
     arrays = {
-        name: np.memmap(stored.flat(name), dtype=array.dtype, mode="r").reshape(-1, *array.shape[2:])
+        name: np.memmap(stored.flat(name), dtype=array.dtype, mode="r").reshape(-1, *array.shape)
         for name, array in stored.encoded.items()
     }
-    batches = {name: np.empty((BATCH_SIZE, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
+    batches = {name: np.empty((BATCH_SIZE, *array.shape[2:]), array.dtype) for name, array in stored.encoded.items()}
     for number, (window, place) in enumerate(stored.draws()):
-        index = int(window.span_indices[place]) * ROWS + int(window.rows[place])
+        index = int(window.span_indices[place]), int(window.occurrences[place]), int(window.rows[place])
         for name, array in arrays.items():
             batches[name][number % BATCH_SIZE] = array[index]
 
 
 def write_cache(stored: Stored, folder: Path, *, num_units: int) -> None:
-    """Encoded arrays as committed units; what encoding costs is the codec's."""
-    target_set, spec = stored.output.target_set, stored.output.spec
-    output = open_output(str(folder), target_set, spec, create=True)
-    values_VND = stored.output.coding.decode(
-        {name: array[0] for name, array in stored.encoded.items()}, calibration=stored.output.calibration()
-    ).astype(np.float32)[None]
+    """The values as committed units: encoded, with their statistics."""
+    output = open_output(str(folder), stored.output.target_set, stored.output.spec, create=True)
     if output.coding.needs_calibration:
-        output.calibrate(values_VND)
+        shutil.copy(*(Path(each.calibration_location) for each in (stored.output, output)))
     for unit in stored.units[:num_units]:
-        output.write(unit, values_VND, ids_of(unit), attempt="first")
+        output.write(unit, stored.values_VND, ids_of(unit), attempt="first")
 
 
 def write_arrays(stored: Stored, folder: Path, *, num_units: int) -> None:

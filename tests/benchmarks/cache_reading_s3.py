@@ -1,9 +1,9 @@
 """Reading targets from an S3 server on loopback, against http.client receiving the same ranges.
 
-    python -m tests.benchmarks.cache_reading_s3 [--units 16] [--threads 4] [--rounds 5]
+    python -m tests.benchmarks.cache_reading_s3 [--mb 300] [--threads 4] [--rounds 5]
 
 The server is moto's, in a process of its own: its rate is the limit for both, and an object store's is not known from
-it. A unit is 64 views of float16 spatial features, one range of 19 MB; ours is checked, the other is not. Both ways
+it. A range is 64 views of float16 spatial features, 19 MB; ours is checked, the other is not. Both ways
 take turns. CPU time is that of this process. Also written to out/bench as JSON.
 """
 
@@ -34,13 +34,13 @@ URL_LIFE_S = 3600
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--units", type=int, default=16)
+    parser.add_argument("--mb", type=int, default=300)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args(arguments)
     OUT.mkdir(parents=True, exist_ok=True)
     with moto_server() as url, bucket_at(url, access_key="test", secret_key="test"):
-        stored = store_units(f"s3://{BUCKET}/cache", "spatial", "float16", num_units=chosen.units)
+        stored = store_units(f"s3://{BUCKET}/cache", "spatial", "float16", num_bytes=chosen.mb * 1_000_000)
         costs = measured(stored, num_threads=chosen.threads, num_rounds=chosen.rounds)
     print_table(f"float16 spatial, {chosen.threads} ranges at once", costs)
     values = {name: asdict(cost) for name, cost in costs.items()}
@@ -53,14 +53,14 @@ def measured(stored: Stored, *, num_threads: int, num_rounds: int) -> dict[str, 
     commits = stored.output.collection.commits()
 
     def ours(index: int) -> None:
-        unit = stored.units[index]
-        stored.output.read_encoded(commits[unit], view_index=0, sample_ids=ids_of(unit))
+        unit, view_index = stored.views[index]
+        stored.output.read_encoded(commits[unit], view_index=view_index, sample_ids=ids_of(unit))
 
     costs = {way: stored.cost() for way in (OURS, RAW)}
     for number in range(num_rounds + 1):
         for way, read in ((OURS, ours), (RAW, raw)):
             with ThreadPoolExecutor(num_threads) as pool:
-                work = lambda read=read, pool=pool: list(pool.map(read, range(len(stored.units))))  # noqa: E731
+                work = lambda read=read, pool=pool: list(pool.map(read, range(len(stored.views))))  # noqa: E731
                 if number:
                     costs[way].time(work)
                 else:
@@ -69,15 +69,15 @@ def measured(stored: Stored, *, num_threads: int, num_rounds: int) -> dict[str, 
 
 
 def _raw_reader(stored: Stored) -> Callable[[int], None]:
-    """Receives the range of a unit, by its number, into memory that is used again; URLs are signed before."""
+    """Receives the range of a view, by its number, into memory that is used again; URLs are signed before."""
     fs, output = s3fs.S3FileSystem(), stored.output
     commits = output.collection.commits()
     places = []
-    for unit in stored.units:
+    for unit, view_index in stored.views:
         ((_, layout),) = [(name, each) for name, each in commits[unit].arrays.items() if name != "sample_id"]
         name = output.collection.object_name(commits[unit], layout.object_name)
         url = urlsplit(fs.sign(f"{output.collection.storage.uri}/{name}", expiration=URL_LIFE_S))
-        places.append((url, *layout.ranges[0]))
+        places.append((url, *layout.ranges[view_index]))
 
     def read(index: int) -> None:
         url, offset, length = places[index]

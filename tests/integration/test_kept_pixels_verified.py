@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import pytest
 
@@ -20,6 +19,7 @@ from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.extraction.repair import path_of_views, repairing, repairs_of
 from kd_ray.extraction.unit import VIEWS
+from kd_ray.storage.checksum import crc32c
 from tests.support.tiny_world import extract, files_below, plan_teacher, plan_views, save_teacher
 
 NUM_VIEWS = 2
@@ -74,7 +74,7 @@ def first(plan: TargetPlan) -> Unit0:
 
 def recorded(commit: Commit, pixels: bytes) -> Commit:
     """The record that would fit these bytes."""
-    objects = {**commit.objects, PIXELS_OBJECT: (len(pixels), google_crc32c.value(pixels))}
+    objects = {**commit.objects, PIXELS_OBJECT: (len(pixels), crc32c(pixels))}
     return replace(commit, objects=objects, footers={PIXELS_OBJECT: footer_of(pixels)})
 
 

@@ -4,8 +4,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import google_crc32c
-
 from kd_ray.config.corpus import HashSplit, NativeResolutionFilter, Reencode, Split
 from kd_ray.corpus.images.check import check
 from kd_ray.corpus.images.decode import BadImage
@@ -15,6 +13,7 @@ from kd_ray.corpus.packing.findings import PART_VERSION, Finding, PartSize, read
 from kd_ray.corpus.source import Extent, Input, Reason, Rejected, Source, SplitName
 from kd_ray.storage import open_storage
 from kd_ray.storage.base import canonical_json
+from kd_ray.storage.checksum import crc32c
 
 NO_HASH = bytes(32)
 
@@ -105,7 +104,7 @@ def examine(
         annotations=annotations_digest(each),
         has_caption=each.caption is not None,
         sha256=sha256,
-        crc32c=google_crc32c.value(each.data),
+        crc32c=crc32c(each.data),
         size_bytes=len(each.data),
         size_px=size_px,
     )

@@ -5,8 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
-
 from kd_ray.config.corpus import Reencode
 from kd_ray.corpus.format import Commit, commit_object
 from kd_ray.corpus.images.check import check
@@ -15,6 +13,7 @@ from kd_ray.corpus.packing.shard import PackedRow, PlannedRow, ShardRef, decode_
 from kd_ray.corpus.source import Input, Source
 from kd_ray.errors import CorpusError
 from kd_ray.storage import Storage, join, open_storage
+from kd_ray.storage.checksum import crc32c
 
 NUM_WRITERS = 2  # one reads and encodes while the other waits for the disk
 
@@ -111,7 +110,7 @@ class ShardWriter:
         _refuse_missing(source, place_of)
 
     def _packed(self, each: Input, planned: PlannedRow, *, where: str) -> PackedRow:
-        if google_crc32c.value(each.data) != planned.crc32c:
+        if crc32c(each.data) != planned.crc32c:
             raise _changed(where, planned.location)
         image, mask = each.data, each.mask
         height, width = planned.height, planned.width

@@ -1,11 +1,15 @@
 """Values as stored: exact both ways, open to any Zarr reader, and no changed byte is ever given out."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
+from kd_ray.cache.arrays import encode_group, layout_of, ranges_of
 from kd_ray.cache.commits import Commit
 from kd_ray.cache.target_set import Output
 from kd_ray.config.outputs import Codec
@@ -122,3 +126,16 @@ def test_zeros_are_stored_like_any_other_value(tmp_path: Path) -> None:
     commit = output.collection.commits()[UNIT]
     assert {length for _, length in commit.arrays["values"].ranges} == {len(IDS) * SHAPE[0] * 2 + 4}
     assert not output.read(commit, view_index=1, sample_ids=IDS).any()
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "<u2", "|i1"])
+@pytest.mark.parametrize("shape", [(1, 3, 2), (4, 5, 2, 2, 3), (2, 7)])
+def test_a_group_has_the_very_bytes_that_zarr_would_write(dtype: str, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    own = {name: bytes(data) for name, data in encode_group({"values": values}, {"a": 1}).items()}
+    store: dict[str, Any] = {name: default_buffer_prototype().buffer.from_bytes(data) for name, data in own.items()}
+    of_data = store.pop(layout_of("values", values).object_name)
+    array = zarr.open_array(MemoryStore(store), path="values", mode="r+", config={"write_empty_chunks": True})
+    array[...] = values
+    assert store[layout_of("values", values).object_name].to_bytes() == of_data.to_bytes()
+    assert ranges_of(of_data.to_bytes(), shape[0]) == layout_of("values", values).ranges

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,6 +20,7 @@ from kd_ray.cache.units import Unit
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, StorageError
 from kd_ray.storage import LocalStorage
 from kd_ray.storage.base import canonical_json
+from kd_ray.storage.checksum import crc32c
 from tests.support.many_commits import commit_of, counting, many_units, write_records
 from tests.support.tiny_cache import IDS, UNIT, new_output, unit, values_of
 
@@ -101,7 +101,7 @@ def test_a_record_and_its_statistics_put_together_have_its_checksum(collection: 
     assert statistics is not None
     together = {**json.loads(record.json), "statistics": json.loads(statistics.json)}
     stored = together.pop("crc32c")
-    assert google_crc32c.value(canonical_json(together)) == stored
+    assert crc32c(canonical_json(together)) == stored
     assert canonical_json({**together, "crc32c": stored}) == commit.to_json()
 
 
