@@ -6,13 +6,17 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Misfits, Section
 from kd_ray.config.corpus import PositiveInt
+from kd_ray.config.loop import Duration, EarlyStopping, Ema
 from kd_ray.config.losses import FeatureLoss, Loss
-from kd_ray.config.optim import Optimizer, Schedule
+from kd_ray.config.optim import Optimizer, Schedule, rate_misfits
 from kd_ray.config.resources import Resources
+from kd_ray.config.tracking import Tracking
 
 MissingTargets = Literal["refuse", "wait", "skip", "live"]
 DataWeightMode = Literal["none", "inv_frequency", "inv_sq_frequency", "inv_log_frequency"]
 DataWeightBy = Literal["label", "duplicates"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 class Train(Section):
@@ -46,6 +50,46 @@ class Train(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    # fingerprints over a dump are older than the fields from here to early_stopping
+    precision: Precision = Field(
+        default="float32",
+        description="of the student's forward and backward pass; its weights and the losses stay float32",
+        exclude_if=lambda precision: precision == "float32",
+    )
+    accumulate_batches: PositiveInt = Field(
+        default=1,
+        description="each worker's share of a batch goes through the student in so many pieces",
+        exclude_if=lambda count: count == 1,
+    )
+    channels_last: bool = Field(default=False, exclude_if=lambda value: not value)
+    compile: bool = Field(default=False, description="torch.compile the student", exclude_if=lambda value: not value)
+    sync_batch_norm: bool = Field(
+        default=False,
+        description="statistics over the batch of all workers; on GPUs",
+        exclude_if=lambda value: not value,
+    )
+    deterministic: bool = Field(
+        default=False,
+        description="only algorithms that repeat themselves bit for bit",
+        exclude_if=lambda value: not value,
+    )
+    parallel: Parallel = Field(
+        default="ddp",
+        description="fsdp shares out the weights and the optimiser's state, too",
+        exclude_if=lambda parallel: parallel == "ddp",
+    )
+    ema: Ema | None = Field(default=None, exclude_if=lambda ema: ema is None)
+    average_best: PositiveInt | None = Field(
+        default=None,
+        description="export the mean of the weights of so many best evaluations",
+        exclude_if=lambda count: count is None,
+    )
+    max_steps: PositiveInt | None = Field(default=None, exclude_if=lambda steps: steps is None)
+    max_time: Duration | None = Field(
+        default=None, description="of training one student, as 90m or 2h", exclude_if=lambda duration: duration is None
+    )
+    early_stopping: EarlyStopping | None = Field(default=None, exclude_if=lambda stopping: stopping is None)
+    tracking: Tracking = Tracking()
     seed: int = 0
     reference: bool = Field(default=False, description="train the same student, same steps, on the labels alone")
     log_every_steps: PositiveInt = 20
@@ -61,6 +105,8 @@ class Train(Section):
             found.append(("global_batch_size", reason))
         if self.lanes % self.num_workers:
             found.append(("lanes", f"lanes ({self.lanes}) must be a multiple of num_workers ({self.num_workers})"))
+        found += rate_misfits(self.optimizer, self.schedule)
+        found += self._parallel_misfits() + self._averaging_misfits()
         if self.targets == "live":
             reason = "standardize is made from cached targets; set targets: cached, or remove it"
             found += [
@@ -75,7 +121,38 @@ class Train(Section):
             raise Misfits(found)
         return self
 
+    def _parallel_misfits(self) -> list[tuple[str, str]]:
+        found = []
+        pieces = self.num_workers * self.accumulate_batches
+        if self.global_batch_size % pieces:
+            reason = (
+                f"global_batch_size ({self.global_batch_size}) must be a multiple of num_workers times it ({pieces})"
+            )
+            found.append(("accumulate_batches", reason))
+        if self.sync_batch_norm and not self.resources_per_worker.num_gpus:
+            reason = "PyTorch shares the statistics of GPUs alone; set resources_per_worker.num_gpus, or remove it"
+            found.append(("sync_batch_norm", reason))
+        if self.parallel == "fsdp" and self.num_workers == 1:
+            found.append(("parallel", "fsdp shares out over workers, but num_workers is 1; set more, or ddp"))
+        if self.parallel == "fsdp" and self.precision == "float16":
+            found.append(("precision", "float16 is not scaled under fsdp; set bfloat16, or parallel: ddp"))
+        if self.parallel == "fsdp" and self.optimizer.kind in ("lamb", "lars"):
+            reason = f"{self.optimizer.kind} needs the norms of whole weights, which fsdp shares out; set adamw or sgd"
+            found.append(("optimizer.kind", reason))
+        return found
+
+    def _averaging_misfits(self) -> list[tuple[str, str]]:
+        found = []
+        if self.ema is not None and self.average_best is not None:
+            found.append(("average_best", "one average can be exported, but ema is set too; remove one"))
+        if all(isinstance(loss, FeatureLoss) for loss in self.losses):
+            reason = "needs the top-1 of evaluations, but no loss is on the logits; remove it"
+            wanted = {"average_best": self.average_best, "early_stopping": self.early_stopping}
+            found += [(name, reason) for name, value in wanted.items() if value is not None]
+        return found
+
     def num_steps(self, num_samples: int) -> int:
         """How many batches a run takes on a corpus with so many training samples; at least one."""
         steps_per_epoch = self.steps_per_epoch or num_samples / self.global_batch_size
-        return max(round(self.epochs * steps_per_epoch), 1)
+        num_steps = max(round(self.epochs * steps_per_epoch), 1)
+        return num_steps if self.max_steps is None else min(num_steps, self.max_steps)

@@ -29,6 +29,8 @@ from kd_ray.storage import is_remote
 from kd_ray.students.student import StudentModel
 from kd_ray.training.fit import Metrics, State
 from kd_ray.training.job import TrainJob, build, decode_state, encode_state, is_finished, save_run, train
+from kd_ray.training.prepare import prepare
+from kd_ray.training.sharding import is_sharded, whole
 
 STATE_FILE = "state.pt"
 MAX_WAIT_S = 7 * 24 * 3600  # for one unit, while others are committed
@@ -135,12 +137,15 @@ def _train_job(job: TrainJob, group: TrainGroup, *, board: Any, done: int, total
     context = ray.train.get_context()
     device = torch.device(worker_device(group.resources.num_gpus))
     corpus = job.corpus.open()
-    student = build(job).to(device)
+    student = prepare(build(job), job.settings, device)
     world_size = context.get_world_size()
-    network = ray.train.torch.prepare_model(
-        student, move_to_device=False, parallel_strategy="ddp" if world_size > 1 else None
+    wraps = world_size > 1 and job.settings.parallel == "ddp"
+    network = ray.train.torch.prepare_model(student, move_to_device=False, parallel_strategy="ddp" if wraps else None)
+    # of a sharded student a plain copy is measured and saved: workers that measure unlike shares cannot gather together
+    plain = build(job).to(device) if is_sharded(student) else student
+    hooks = _WorkerHooks(
+        job=job, group=group, board=board, network=student, student=plain, corpus=corpus, done=done, total=total
     )
-    hooks = _WorkerHooks(job=job, group=group, board=board, student=student, corpus=corpus, done=done, total=total)
     result = train(
         job,
         network,
@@ -156,7 +161,7 @@ def _train_job(job: TrainJob, group: TrainGroup, *, board: Any, done: int, total
         torch.distributed.all_reduce(num_rounded)
         result = replace(result, num_rounded=int(num_rounded))
     if context.get_world_rank() == 0:
-        save_run(job, student, result)
+        save_run(job, plain, result)
 
 
 def _restored(job: TrainJob) -> State | None:
@@ -178,12 +183,14 @@ class _WorkerHooks:
         job: TrainJob,
         group: TrainGroup,
         board: Any,
+        network: StudentModel,
         student: StudentModel,
         corpus: PackedCorpus,
         done: int,
         total: int,
     ) -> None:
         self._job, self._group, self._board, self._student, self._corpus = job, group, board, student, corpus
+        self._network = network
         self._done, self._total = done, total
         self._logged = done
         context = ray.train.get_context()
@@ -203,6 +210,8 @@ class _WorkerHooks:
         """Top-1 on the val split, on test where there is none; each worker looks at its share of the row groups."""
         if not self._job.losses.train_logits or self._job.num_classes != len(self._corpus.classes):
             return {}
+        if self._network is not self._student:
+            self._student.load_state_dict(whole(dict(self._network.state_dict())))
         split: SplitName = "val" if self._corpus.num_samples("val") else "test"
         with evaluating(self._student) as student:
             found = predict(

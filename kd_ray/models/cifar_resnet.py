@@ -3,6 +3,8 @@
 Shape letters: B batch, C channels, H and W grid, D width, K classes.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -76,6 +78,10 @@ class CifarResNet(nn.Module):
         """Logits [B, K] of the last stage's map; with `pre_logits` what the classifier gets, [B, 64]."""
         pooled_BD = features_BCHW.mean(dim=(2, 3))
         return pooled_BD if pre_logits else self.linear(pooled_BD)
+
+    def group_matcher(self, *, coarse: bool) -> dict[str, Any]:
+        """Which parameters make a layer, as timm's models tell it: the stem, and each block or each stage."""
+        return {"stem": r"^(?:conv|bn)1", "blocks": r"^layer(\d+)" if coarse else [(r"^layer(\d+)\.(\d+)", None)]}
 
     def get_classifier(self) -> nn.Module:
         """The last layer, under the name that timm gives it."""

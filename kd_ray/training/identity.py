@@ -7,6 +7,7 @@ from kd_ray.cache.order import Order
 from kd_ray.cache.spec import Spec
 from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.config.recipe import Recipe
+from kd_ray.config.train import Train
 from kd_ray.config.views import NAMELESS, Policy
 from kd_ray.storage import digest_of_json
 from kd_ray.training.loading import TargetKey
@@ -22,6 +23,7 @@ SPEED_ONLY = {
     "checkpoint_every_steps",
     "max_failures",
     "reference",
+    "tracking",
     "wait_limit_s",
     "missing_targets",  # what it leaves out or computes live is told by the spans and `live`
 }
@@ -53,7 +55,7 @@ def distilled_fingerprint(
             "num_views": recipe.views.count,
             # the version is in `train`
             **({"transforms": {str(index): each.digest for index, each in transforms.items()}} if transforms else {}),
-            "train": recipe.train.model_dump(mode="json", exclude=SPEED_ONLY),
+            "train": recipe.train.model_dump(mode="json", exclude=_speed_only(recipe.train)),
             **({"live": {kind: each.to_json() for kind, each in live.items()}} if live else {}),
         }
     )
@@ -82,7 +84,7 @@ def reference_fingerprint(
     recipe: Recipe, *, corpus_id: str, order: Order, student_weights: str | None, num_steps: int
 ) -> str:
     """Of the same student without a teacher, which takes as many steps; losses and targets do not matter to it."""
-    irrelevant = {*SPEED_ONLY, "losses", "targets", "epochs", "steps_per_epoch"}
+    irrelevant = {*_speed_only(recipe.train), "losses", "targets", "epochs", "steps_per_epoch", "max_steps"}
     return digest_of_json(
         {
             **_shared(recipe, corpus_id=corpus_id, order=order, student_weights=student_weights),
@@ -93,6 +95,12 @@ def reference_fingerprint(
             "num_steps": num_steps,
         }
     )
+
+
+def _speed_only(train: Train) -> set[str]:
+    """Evaluations decide where a run stops, or what is averaged, where the recipe says so."""
+    decides = train.early_stopping is not None or train.average_best is not None
+    return SPEED_ONLY - {"evaluate_every_steps"} if decides else SPEED_ONLY
 
 
 def _shared(recipe: Recipe, *, corpus_id: str, order: Order, student_weights: str | None) -> dict[str, Any]:

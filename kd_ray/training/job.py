@@ -15,12 +15,14 @@ from kd_ray.config.student import Student
 from kd_ray.config.train import MissingTargets
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.models.weights import save_weights
-from kd_ray.storage import open_storage
+from kd_ray.storage import join, open_storage
 from kd_ray.students.student import StudentModel, build_student
+from kd_ray.training.averaging import StoredShelf
 from kd_ray.training.batches import BatchStream, NoTargets, StreamSettings, TargetSource
 from kd_ray.training.fit import FitResult, FitSettings, Hooks, Metrics, State, fit, samples_consumed
 from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.partial import PartialTargets, PartialViews
+from kd_ray.training.prepare import determinism, prepare
 from kd_ray.training.sources import CachedSource, LiveSource, PartialSource
 from kd_ray.training.standardize import Standardizer
 from kd_ray.training.views import ReplayedViews, ViewSource
@@ -28,6 +30,7 @@ from kd_ray.training.waiting import Patience, Waiting
 
 WEIGHTS_FILE = "model.safetensors"
 RUN_FILE = "run.json"
+BEST_FOLDER = "best"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +162,10 @@ def train(
     )
     consumed = samples_consumed(resume, samples_per_step=job.stream.samples_per_step)
     batches = stream.batches(worker=worker, num_workers=num_workers, consumed=consumed)
+    shelf = StoredShelf(open_storage(join(job.run_uri, BEST_FOLDER)))
     try:
-        result = fit(network, batches, losses, settings=job.settings, hooks=hooks, resume=resume)
+        with determinism(on=job.settings.deterministic):
+            result = fit(network, batches, losses, settings=job.settings, hooks=hooks, resume=resume, shelf=shelf)
         return replace(result, num_rounded=sum(each.num_rounded for each in targets.values()))
     finally:
         if patience is not None:
@@ -169,21 +174,37 @@ def train(
 
 
 def save_run(job: TrainJob, student: StudentModel, result: FitResult) -> None:
-    """Weights first, then the record that makes the run exist."""
+    """Weights first, then the record that makes the run exist; `student`, a plain one, gets the exported weights.
+
+    Where an average is exported, the last step's weights lie beside it.
+    """
     storage = open_storage(job.run_uri)
-    save_weights(student.backbone, storage, WEIGHTS_FILE)
+    files = {name: weights_file(name, exported=result.exported) for name in result.weights}
+    for name in sorted(files, key=lambda name: name == result.exported):
+        student.load_state_dict(result.weights[name])
+        save_weights(student.backbone, storage, files[name])
     record = {
         "name": job.name,
-        "num_steps": job.settings.num_steps,
+        "num_steps": result.num_steps,
         "seconds": round(result.seconds, 3),
         "data_wait_s": round(result.data_wait_s, 3),
-        "images": job.settings.num_steps * job.stream.global_batch_size,
+        "images": result.num_steps * job.stream.global_batch_size,
         "num_parameters": sum(parameter.numel() for parameter in student.backbone.parameters()),
         "num_rounded_views": result.num_rounded,
         "snapshot": asdict(job.snapshot) if job.snapshot is not None else None,
+        "stopped": result.stopped,
+        "exported": result.exported,
+        "weights": files,
         "history": result.history,
     }
     storage.write(RUN_FILE, json.dumps(record, indent=1).encode())
+    if result.best_steps:
+        StoredShelf(open_storage(join(job.run_uri, BEST_FOLDER))).prune(result.best_steps)
+
+
+def weights_file(name: str, *, exported: str) -> str:
+    """Where the weights `name` of a run lie, `exported` being those that count."""
+    return WEIGHTS_FILE if name == exported else WEIGHTS_FILE.replace(".", f"-{name}.", 1)
 
 
 def encode_state(state: State) -> bytes:
@@ -215,7 +236,7 @@ class _Quiet:
 
 def train_alone(job: TrainJob, *, device: str, hooks: Hooks | None = None) -> FitResult:
     """Build, train and save the job's student in this process alone."""
-    student = build(job).to(device)
+    student = prepare(build(job), job.settings, torch.device(device))
     result = train(
         job,
         student,

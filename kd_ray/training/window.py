@@ -1,14 +1,11 @@
 """Loss terms and speed between two logs."""
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-
-from kd_ray.errors import TrainingError
 
 Metrics = dict[str, float]
 
@@ -37,15 +34,6 @@ class Window:
         means = {name: float(value) / self.steps for name, value in self.terms.items()}
         speed = {"images_per_s_per_worker": self.samples / elapsed_s, "data_wait": self.wait_s / elapsed_s}
         return {**means, **speed, "learning_rate": learning_rate}
-
-    def require_finite(self, step: int) -> None:
-        """Raises TrainingError where the mean loss is not a finite number."""
-        loss = float(self.terms["loss"]) / self.steps if self.steps else 0.0
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at or shortly before step {step}. Lower train.optimizer.learning_rate or set "
-                "train.gradient_clip; the last checkpoint is kept."
-            )
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it; `Window(**state)` goes on, timed anew."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from kd_ray.cache.order import Order
 from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.cache.units import Span
+from kd_ray.config.loop import seconds_of
 from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.train import Train
@@ -261,6 +262,17 @@ def _settings(train: Train, num_steps: int) -> FitSettings:
         log_every_steps=train.log_every_steps,
         evaluate_every_steps=train.evaluate_every_steps,
         checkpoint_every_steps=train.checkpoint_every_steps,
+        precision=train.precision,
+        accumulate_batches=train.accumulate_batches,
+        channels_last=train.channels_last,
+        compile=train.compile,
+        sync_batch_norm=train.sync_batch_norm,
+        deterministic=train.deterministic,
+        parallel=train.parallel,
+        ema=train.ema,
+        average_best=train.average_best,
+        early_stopping=train.early_stopping,
+        max_time_s=None if train.max_time is None else seconds_of(train.max_time),
     )
 
 

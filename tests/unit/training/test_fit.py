@@ -1,96 +1,32 @@
 """The loop alone: resuming is exact, a loss that is not finite stops it, hooks are called when they should be."""
 
-from collections.abc import Iterator
-from itertools import count
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_ray.config.losses import CrossEntropyLoss, KdLoss
 from kd_ray.config.optim import Optimizer, Schedule
 from kd_ray.errors import TrainingError
 from kd_ray.training.batches import Batch, Part
-from kd_ray.training.fit import FitResult, Metrics, State, fit, samples_consumed
-from kd_ray.training.job import decode_state, encode_state
+from kd_ray.training.fit import fit, samples_consumed
+from kd_ray.training.job import decode_state
 from kd_ray.training.losses.labels import Labels
-from kd_ray.training.losses.weighted import WeightedLosses
-from tests.support.tiny_world import NEVER, fit_settings
-
-BATCH_SIZE, NUM_CLASSES, NUM_PIXELS = 8, 3, 5
-LOSSES = WeightedLosses(
-    losses=(CrossEntropyLoss(kind="cross_entropy", label_smoothing=0.1), KdLoss(kind="kd", temperature=2.0)),
-    teachers=(None, "teacher"),
+from tests.support.loop_world import (
+    BATCH_SIZE,
+    LOSSES,
+    NUM_CLASSES,
+    NUM_PIXELS,
+    TIMED,
+    Network,
+    Watching,
+    batches,
+    new_network,
+    run,
+    untimed,
 )
-# What a clock has measured, and no two runs share.
-TIMED = {"images_per_s_per_worker", "data_wait"}
-
-
-class Network(nn.Module):
-    """Has all that a state must keep: weights, buffers (batch norm) and the random numbers of dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(3 * NUM_PIXELS, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, NUM_CLASSES)
-        )
-
-    def forward(self, x: list[Tensor]) -> list[dict[str, Tensor]]:
-        return [{"logits": self.layers(x_BCHW.flatten(1))} for x_BCHW in x]
-
-
-class Watching:
-    """Notes at which steps it was called; keeps each state as the bytes that would be stored."""
-
-    def __init__(self, network: nn.Module | None = None) -> None:
-        self.logged: list[int] = []
-        self.evaluated: list[int] = []
-        self.states: dict[int, bytes] = {}
-        self._network = network
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        self.logged.append(step)
-
-    def evaluate(self, step: int) -> Metrics:
-        self.evaluated.append(step)
-        if self._network is not None:
-            self._network.eval()
-        return {"test_top1": step / 100}
-
-    def checkpoint(self, state: State) -> None:
-        self.states[state["step"]] = encode_state(state)
-
-
-def new_network() -> Network:
-    torch.manual_seed(0)
-    return Network()
-
-
-def batches(first_step: int = 0, *, spoiled_step: int | None = None) -> Iterator[Batch]:
-    """Each step's batch is a function of its number; the inputs of `spoiled_step` (from 1) are NaN."""
-    for step in count(first_step):
-        random = np.random.default_rng(step)
-        inputs = torch.from_numpy(random.normal(size=(BATCH_SIZE, 3, 1, NUM_PIXELS)).astype(np.float32))
-        part = Part(
-            inputs_BCHW=inputs * torch.nan if step + 1 == spoiled_step else inputs,
-            labels=Labels.unmixed(torch.from_numpy(random.integers(-1, NUM_CLASSES, BATCH_SIZE))),
-            targets={("teacher", "logits"): torch.from_numpy(random.normal(size=(BATCH_SIZE, NUM_CLASSES))).float()},
-            sample_ids_B=np.arange(BATCH_SIZE, dtype=np.uint64),
-            view_indices_B=np.zeros(BATCH_SIZE, np.int64),
-        )
-        yield Batch(parts=(part,), num_images=BATCH_SIZE)
-
-
-def run(
-    network: Network, hooks: Watching, stream: Iterator[Batch], *, resume: State | None = None, **changes
-) -> FitResult:
-    settings = fit_settings(**{"num_steps": 12, "optimizer": Optimizer(learning_rate=0.01), **changes})
-    return fit(network, stream, LOSSES, settings=settings, hooks=hooks, resume=resume)
-
-
-def untimed(history: list[Metrics]) -> list[Metrics]:
-    return [{key: value for key, value in entry.items() if key not in TIMED} for entry in history]
+from tests.support.tiny_world import NEVER, fit_settings
 
 
 class TestResuming:
@@ -130,19 +66,56 @@ class TestResuming:
 
 
 class TestLossThatIsNotFinite:
-    def test_is_raised_with_its_step(self) -> None:
-        with pytest.raises(TrainingError, match=r"the loss is nan at or shortly before step 7\. Lower"):
-            run(new_network(), Watching(), batches(spoiled_step=7))
+    def test_is_raised_with_its_step_its_terms_and_its_samples(self) -> None:
+        told = r"the loss is nan at step 7 \(0_cross_entropy nan, 1_kd nan\), of samples"
+        with pytest.raises(TrainingError, match=told) as caught:
+            run(new_network(), Watching(), batches(spoiled_step=7), log_every_steps=NEVER)
+        assert all(f"{sample_id:016x}" in str(caught.value) for sample_id in range(BATCH_SIZE))
 
-    def test_is_noticed_at_the_next_log(self) -> None:
-        with pytest.raises(TrainingError, match="before step 8"):
-            run(new_network(), Watching(), batches(spoiled_step=7), log_every_steps=4)
+    def test_the_samples_that_spoil_a_batch_are_told_from_the_others(self) -> None:
+        batch = next(batches())
+        (part,) = batch.parts
+        targets = part.targets["teacher", "logits"].clone()
+        targets[3, 1] = torch.inf
+        spoiled = replace(batch, parts=(replace(part, targets={("teacher", "logits"): targets}),))
+        with pytest.raises(TrainingError, match=r"1_kd nan.*Inputs or targets of 0{15}3 are not finite\.") as caught:
+            run(new_network(), Watching(), iter([batch, spoiled, batch]))
+        assert "0_cross_entropy nan" not in str(caught.value)
+
+    def test_of_finite_inputs_the_learning_rate_is_at_fault(self) -> None:
+        steep = Optimizer(kind="sgd", learning_rate=1e30)
+        with pytest.raises(
+            TrainingError, match=r"the loss is (nan|inf) at step 2 .*Lower train\.optimizer\.learning_rate"
+        ):
+            run(
+                new_network(),
+                Watching(),
+                batches(),
+                optimizer=steep,
+                schedule=Schedule(kind="constant", warmup_fraction=0),
+            )
 
     def test_never_reaches_a_checkpoint(self) -> None:
         hooks = Watching()
-        with pytest.raises(TrainingError, match="before step 6"):
+        with pytest.raises(TrainingError, match="at step 5"):
             run(new_network(), hooks, batches(spoiled_step=5), log_every_steps=NEVER, checkpoint_every_steps=3)
         assert list(hooks.states) == [3]
+
+    def test_nor_do_weights_that_a_gradient_has_spoiled(self) -> None:
+        """The root's slope at zero is infinite, though its value is not."""
+
+        class Root(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = nn.Parameter(torch.zeros(NUM_CLASSES))
+
+            def forward(self, x: list[Tensor]) -> list[dict[str, Tensor]]:
+                return [{"logits": self.weight.abs().sqrt().expand(len(x[0]), -1)}]
+
+        hooks = Watching()
+        with pytest.raises(TrainingError, match="1 of the student's weights are not finite after step 1, weight among"):
+            run(Root(), hooks, batches(), checkpoint_every_steps=1)
+        assert not hooks.states
 
 
 class TestHooks:

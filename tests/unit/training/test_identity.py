@@ -54,6 +54,14 @@ OF_BOTH = [
     ({}, ("train.data_weight_mode=inv_frequency",)),
     ({}, ("train.data_weight_by=duplicates",)),
     ({}, ("train.seed=1",)),
+    ({}, ("train.precision=bfloat16",)),
+    ({}, ("train.accumulate_batches=2",)),
+    ({}, ("train.ema={}",)),
+    ({}, ("train.average_best=2",)),
+    ({}, ("train.max_time=1h",)),
+    ({}, ("train.early_stopping={}",)),
+    ({}, ("train.optimizer.layer_decay=0.5",)),
+    ({}, ("train.schedule.min_learning_rate=0.0001",)),
     ({}, ("labels={kind: per_class, count: 3}",)),
     ({}, ("student.model.depth=20",)),
 ]
@@ -99,6 +107,8 @@ def test_what_decides_the_reference_changes_its_fingerprint(
         "out=elsewhere",
         "train.missing_targets=skip",
         "train.wait_limit_s=9",
+        "train.tracking.tensorboard=false",
+        "train.evaluate_every_steps=7",
     ],
 )
 def test_what_does_not_decide_the_student_leaves_the_fingerprint(tmp_path: Path, override: str) -> None:
@@ -106,10 +116,24 @@ def test_what_does_not_decide_the_student_leaves_the_fingerprint(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "override", ["train.losses.0.temperature=3", "train.targets=live", "train.epochs=4", "train.steps_per_epoch=9"]
+    "override",
+    [
+        "train.losses.0.temperature=3",
+        "train.targets=live",
+        "train.epochs=4",
+        "train.steps_per_epoch=9",
+        "train.max_steps=2",
+    ],
 )
 def test_the_reference_does_not_depend_on_what_it_does_not_use(tmp_path: Path, override: str) -> None:
     assert reference(tmp_path, override) == reference(tmp_path)
+
+
+@pytest.mark.parametrize("setting", ["train.average_best=2", "train.early_stopping={}"])
+def test_evaluations_that_decide_something_name_the_run(tmp_path: Path, setting: str) -> None:
+    other = "train.evaluate_every_steps=7"
+    assert distilled(tmp_path, setting, other) != distilled(tmp_path, setting)
+    assert reference(tmp_path, setting, other) != reference(tmp_path, setting)
 
 
 def test_the_order_of_the_targets_does_not_matter(tmp_path: Path) -> None:
