@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Misfits, Section
 from kd_ray.config.corpus import PositiveInt
+from kd_ray.config.heads import AttentionHead, ConvHead, Head, LinearHead
 
 Weight = Annotated[float, Field(gt=0)]
 
@@ -35,13 +36,6 @@ class KdLoss(Section):
     )
 
 
-class Head(Section):
-    """The map from the student's width to the teacher's; dropped at export."""
-
-    kind: Literal["linear", "mlp"] = "linear"
-    hidden_width: PositiveInt = 1024
-
-
 class FeatureLoss(Section):
     """Distance between projected student output and target; `balanced` is 0.9 (1 - cosine) + 0.1 smooth-L1."""
 
@@ -50,7 +44,13 @@ class FeatureLoss(Section):
     distance: Literal["cosine", "mse", "balanced"] = "cosine"
     weight: Weight = 1.0
     teacher: str | None = Field(default=None, description="needed where the recipe has several")
-    head: Head = Head()
+    head: Head = LinearHead()
+    student_stage: int = Field(
+        default=-1,
+        description="the student's stage (or block) that is compared, as in FitNet's hints; -1 is the last. The "
+        "summary of another one is the mean of its map",
+        exclude_if=lambda stage: stage == -1,  # fingerprints over a dump are older than this field
+    )
     # fingerprints over a dump are older than these two fields
     standardize: Literal["phi_s"] | None = Field(
         default=None,
@@ -68,6 +68,13 @@ class FeatureLoss(Section):
         if self.standardize is None and self.standardize_version != 1:
             reason = f"standardize_version ({self.standardize_version}) is that of standardize, which is not set"
             raise Misfits([("standardize_version", f"{reason}; set standardize: phi_s, or remove it")])
+        return self
+
+    @model_validator(mode="after")
+    def _head_of_something(self) -> "FeatureLoss":
+        if self.output != "spatial" and isinstance(self.head, ConvHead | AttentionHead):
+            reason = f"a {self.head.kind} head works on grids, but output is {self.output}; take linear or mlp"
+            raise Misfits([("head.kind", reason)])
         return self
 
 

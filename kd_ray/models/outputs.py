@@ -15,9 +15,16 @@ LAST_STAGE = -1
 
 
 def model_outputs(
-    module: nn.Module, x_BCHW: Tensor, *, names: Sequence[str], spatial_stage: int = LAST_STAGE
+    module: nn.Module,
+    x_BCHW: Tensor,
+    *,
+    names: Sequence[str],
+    spatial_stage: int = LAST_STAGE,
+    stages: Sequence[int] = (),
 ) -> dict[str, Tensor]:
     """The outputs `names`, in that order, from one forward pass; gradients flow through all of them.
+
+    Of each of `stages` there is the map besides, under the name that `stage_output` gives it.
 
     summary [B, D] is what the classifier gets; logits [B, K] are what `module(x)` gives; spatial [B, H, W, D] is the
     map of stage (or block) `spatial_stage`, through the model's final norm where timm applies one to its maps, without
@@ -29,9 +36,12 @@ def model_outputs(
     _check_available(module, names=names)
     # Networks outside nn.Module's interface: timm's are untyped.
     backbone: Any = module
+    wanted = {stage_output(stage): stage for stage in stages}
     if "spatial" in names:
-        features, spatial_BDHW = _features_and_map(module, x_BCHW, stage=spatial_stage)
-        outputs = {"spatial": spatial_BDHW.permute(0, 2, 3, 1).contiguous()}
+        wanted["spatial"] = spatial_stage
+    if wanted:
+        features, maps = _features_and_maps(module, x_BCHW, stages=tuple(wanted.values()))
+        outputs = {name: map_BDHW.permute(0, 2, 3, 1).contiguous() for name, map_BDHW in zip(wanted, maps, strict=True)}
     else:
         features, outputs = backbone.forward_features(x_BCHW), {}
     if "summary" in names and "logits" in names:
@@ -40,7 +50,12 @@ def model_outputs(
         outputs["summary"] = backbone.forward_head(features, pre_logits=True)
     elif "logits" in names:
         outputs["logits"] = backbone.forward_head(features)
-    return {name: outputs[name] for name in names}
+    return {name: outputs[name] for name in (*names, *map(stage_output, stages))}
+
+
+def stage_output(stage: int) -> str:
+    """What the map of a stage is called among a model's outputs."""
+    return f"stage_{stage}"
 
 
 def available_outputs(module: nn.Module) -> tuple[str, ...]:
@@ -85,20 +100,23 @@ def _check_available(module: nn.Module, *, names: Sequence[str]) -> None:
         )
 
 
-def _features_and_map(module: nn.Module, x_BCHW: Tensor, *, stage: int) -> tuple[Tensor, Tensor]:
-    """What `forward_head` takes, and the map [B, D, H, W] of `stage`."""
+def _features_and_maps(module: nn.Module, x_BCHW: Tensor, *, stages: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """What `forward_head` takes, and the maps [B, D, H, W] of `stages`."""
     num_stages = _num_stages(module)
-    if not -num_stages <= stage < num_stages:
-        raise ModelError(
-            f"{_title(module)} has no spatial output of stage {stage}; it has {num_stages} stages, "
-            f"0 to {num_stages - 1}, and {LAST_STAGE} means the last."
-        )
+    for stage in stages:
+        if not -num_stages <= stage < num_stages:
+            raise ModelError(
+                f"{_title(module)} has no spatial output of stage {stage}; it has {num_stages} stages, "
+                f"0 to {num_stages - 1}, and {LAST_STAGE} means the last."
+            )
+    numbers = [stage % num_stages for stage in stages]
     if isinstance(module, CifarResNet):
         maps = module.forward_stages(x_BCHW)
-        return maps[-1], maps[stage]
+        return maps[-1], [maps[number] for number in numbers]
     backbone: Any = module
-    features, maps = backbone.forward_intermediates(x_BCHW, indices=[stage], norm=True, output_fmt="NCHW")
-    return features, maps[0]
+    taken = sorted(set(numbers))
+    features, maps = backbone.forward_intermediates(x_BCHW, indices=taken, norm=True, output_fmt="NCHW")
+    return features, [maps[taken.index(number)] for number in numbers]
 
 
 def _num_stages(module: nn.Module) -> int:

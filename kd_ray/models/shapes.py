@@ -13,14 +13,21 @@ from kd_ray.models.outputs import model_outputs
 
 
 def output_shapes(
-    config: Model, *, size_px: tuple[int, int], num_classes: int | None, names: Sequence[str], spatial_stage: int
+    config: Model,
+    *,
+    size_px: tuple[int, int],
+    num_classes: int | None,
+    names: Sequence[str],
+    spatial_stage: int,
+    stages: Sequence[int] = (),
 ) -> dict[str, tuple[int, ...]]:
-    """Per-sample shapes of `names`, for instance summary (768,) and spatial (16, 16, 768), for input of `size_px`.
+    """Per-sample shapes of `names` and `stages`, for instance summary (768,) and spatial (16, 16, 768), for input of
+    `size_px`.
 
     Raises:
         ModelError: the model cannot be built, lacks an output, or does not take this input size.
     """
-    outputs = _meta_outputs(_meta_model(config, num_classes), config, size_px, names, spatial_stage)
+    outputs = _meta_outputs(_meta_model(config, num_classes), config, size_px, names, spatial_stage, stages)
     return {name: tuple(output.shape[1:]) for name, output in outputs.items()}
 
 
@@ -30,12 +37,18 @@ def parameter_count(config: Model, *, num_classes: int | None) -> int:
 
 
 def reached_parameters(
-    config: Model, *, size_px: tuple[int, int], num_classes: int | None, names: Sequence[str], spatial_stage: int
+    config: Model,
+    *,
+    size_px: tuple[int, int],
+    num_classes: int | None,
+    names: Sequence[str],
+    spatial_stage: int,
+    stages: Sequence[int] = (),
 ) -> frozenset[str]:
-    """Names of the parameters that the gradient of `names` reaches: all a student can train with losses on those."""
+    """Names of the parameters that the gradient of `names` and `stages` reaches: all that losses on those train."""
     module = _meta_model(config, num_classes)
     parameters = dict(module.named_parameters())
-    outputs = _meta_outputs(module, config, size_px, names, spatial_stage)
+    outputs = _meta_outputs(module, config, size_px, names, spatial_stage, stages)
     total = torch.stack([output.sum() for output in outputs.values()]).sum()
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     return frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
@@ -75,11 +88,16 @@ def _meta_model(config: Model, num_classes: int | None) -> nn.Module:
 
 
 def _meta_outputs(
-    module: nn.Module, config: Model, size_px: tuple[int, int], names: Sequence[str], spatial_stage: int
+    module: nn.Module,
+    config: Model,
+    size_px: tuple[int, int],
+    names: Sequence[str],
+    spatial_stage: int,
+    stages: Sequence[int],
 ) -> dict[str, Tensor]:
     x_BCHW = torch.empty(1, 3, *size_px, device="meta")
     try:
-        return model_outputs(module, x_BCHW, names=names, spatial_stage=spatial_stage)
+        return model_outputs(module, x_BCHW, names=names, spatial_stage=spatial_stage, stages=stages)
     except (AssertionError, RuntimeError) as error:
         raise ModelError(
             f"{config.title} cannot give {', '.join(names)} for {size_px[0]}x{size_px[1]} px: "

@@ -4,6 +4,7 @@ Shape letters: B batch, C channels, H and W pixels or grid, D width, K classes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +12,30 @@ from torch import Tensor, nn
 from kd_ray.config.losses import FeatureLoss, Loss
 from kd_ray.config.student import Student
 from kd_ray.models import build_model, load_weights, model_outputs, output_shapes
+from kd_ray.models.outputs import LAST_STAGE, stage_output
 from kd_ray.models.shapes import reached_parameters
 from kd_ray.students.heads import build_head, resample_grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a head reads: the backbone's `output` of its last stage, or the map of another one."""
+
+    output: str
+    stage: int = LAST_STAGE
+
+    @property
+    def name(self) -> str:
+        """Among the backbone's outputs."""
+        return self.output if self.stage == LAST_STAGE else stage_output(self.stage)
 
 
 class StudentModel(nn.Module):
     """Gives "logits" [B, K] and, for each feature loss i, "feature_{i}" [B, D] or [B, H, W, D], shaped as its target.
 
     `heads` and `grids` are keyed by the loss's index as a string, `sources` says which backbone output each head reads;
-    there are `grids` for each kind of views. The backbone runs once for each size of views. What is exported is
-    `backbone` alone.
+    there are `grids` for each kind of views; a head without one that reads a map gets the mean of its cells. The
+    backbone runs once for each size of views. What is exported is `backbone` alone.
     """
 
     def __init__(
@@ -28,7 +43,7 @@ class StudentModel(nn.Module):
         backbone: nn.Module,
         *,
         heads: Mapping[str, nn.Module],
-        sources: Mapping[str, str],
+        sources: Mapping[str, "Source"],
         grids: Sequence[Mapping[str, tuple[int, int]]],
     ) -> None:
         super().__init__()
@@ -36,7 +51,7 @@ class StudentModel(nn.Module):
         self.heads = nn.ModuleDict(heads)
         self._sources = dict(sources)
         self._grids = [dict(each) for each in grids]
-        self._names = _backbone_outputs(sources.values())
+        self._names, self._stages = _needed(sources.values(), logits=True)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Logits and projected features, by name: of views [B, C, H, W] of the first kind, or for those of each kind.
@@ -44,14 +59,14 @@ class StudentModel(nn.Module):
         Views of equal size go through the backbone together, whatever their kind (as in DINO's MultiCropWrapper).
         """
         if isinstance(x, Tensor):
-            return self._project(model_outputs(self.backbone, x, names=self._names), self._grids[0])
+            return self._project(self._backbone_outputs(x), self._grids[0])
         by_size: dict[tuple[int, ...], list[int]] = {}
         for number, x_BCHW in enumerate(x):
             by_size.setdefault(tuple(x_BCHW.shape[2:]), []).append(number)
         outputs: dict[int, dict[str, Tensor]] = {}
         for numbers in by_size.values():
             joined = x[numbers[0]] if len(numbers) == 1 else torch.cat([x[number] for number in numbers])
-            found = model_outputs(self.backbone, joined, names=self._names)
+            found = self._backbone_outputs(joined)
             lengths = [len(x[number]) for number in numbers]
             split = {name: torch.split(each, lengths) for name, each in found.items()}
             for place, number in enumerate(numbers):
@@ -59,12 +74,17 @@ class StudentModel(nn.Module):
                 outputs[number] = self._project(of_kind, self._grids[number])
         return [outputs[number] for number in range(len(x))]
 
+    def _backbone_outputs(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        return model_outputs(self.backbone, x_BCHW, names=self._names, stages=self._stages)
+
     def _project(self, found: Mapping[str, Tensor], grids: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
         outputs = {"logits": found["logits"]}
         for key, head in self.heads.items():
-            features = found[self._sources[key]]
+            features = found[self._sources[key].name]
             if key in grids:
                 features = resample_grid(features, grids[key])
+            elif features.ndim == 4:
+                features = features.mean(dim=(1, 2))
             outputs[f"feature_{key}"] = head(features)
         return outputs
 
@@ -93,34 +113,44 @@ def build_student(
         WeightsError: `config.weights` does not fit.
     """
     feature_losses = {str(i): loss for i, loss in enumerate(losses) if isinstance(loss, FeatureLoss)}
-    sources = {key: loss.output for key, loss in feature_losses.items()}
+    sources = {key: _source(loss) for key, loss in feature_losses.items()}
     for each in target_shapes:
         assert set(map(int, sources)) == set(each), f"{sorted(sources)} against {sorted(each)}"
+    names, stages = _needed(sources.values(), logits=True)
     shapes = output_shapes(
         config.model,
         size_px=config.input.size_px,
         num_classes=num_classes,
-        names=_backbone_outputs(sources.values()),
-        spatial_stage=-1,
+        names=names,
+        spatial_stage=LAST_STAGE,
+        stages=stages,
     )
     # before the heads, which draw random numbers too: one seed gives one backbone whatever the losses
     backbone = build_model(config.model, num_classes=num_classes)
     if config.weights is not None:
         load_weights(backbone, config.weights)
     heads = {
-        key: build_head(loss.head, in_width=shapes[loss.output][-1], out_width=target_shapes[0][int(key)][-1])
+        key: build_head(loss.head, in_width=shapes[sources[key].name][-1], out_width=target_shapes[0][int(key)][-1])
         for key, loss in feature_losses.items()
     }
     grids = [
-        {key: _grid(of_kind[int(key)]) for key, source in sources.items() if source == "spatial"}
+        {key: _grid(of_kind[int(key)]) for key, source in sources.items() if source.output == "spatial"}
         for of_kind in target_shapes
     ]
     _freeze_unreached(backbone, config, num_classes=num_classes, losses=losses)
     return StudentModel(backbone, heads=heads, sources=sources, grids=grids)
 
 
-def _backbone_outputs(sources: Iterable[str]) -> tuple[str, ...]:
-    return ("logits", *sorted(set(sources)))
+def _source(loss: FeatureLoss) -> Source:
+    return Source(output=loss.output, stage=loss.student_stage)
+
+
+def _needed(sources: Iterable[Source], *, logits: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """What `model_outputs` is asked for: names, and stages."""
+    every = list(sources)
+    names = sorted({each.output for each in every if each.stage == LAST_STAGE})
+    stages = sorted({each.stage for each in every if each.stage != LAST_STAGE})
+    return (("logits",) if logits else ()) + tuple(names), tuple(stages)
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -129,9 +159,17 @@ def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _freeze_unreached(backbone: nn.Module, config: Student, *, num_classes: int | None, losses: Sequence[Loss]) -> None:
-    used = {loss.output if isinstance(loss, FeatureLoss) else "logits" for loss in losses}
+    names, stages = _needed(
+        (_source(loss) for loss in losses if isinstance(loss, FeatureLoss)),
+        logits=any(not isinstance(loss, FeatureLoss) for loss in losses),
+    )
     reached = reached_parameters(
-        config.model, size_px=config.input.size_px, num_classes=num_classes, names=sorted(used), spatial_stage=-1
+        config.model,
+        size_px=config.input.size_px,
+        num_classes=num_classes,
+        names=names,
+        spatial_stage=LAST_STAGE,
+        stages=stages,
     )
     for name, parameter in backbone.named_parameters():
         if name not in reached:

@@ -241,7 +241,8 @@ def check_student(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, K
     from kd_ray.models import output_shapes
 
     num_classes = _num_classes(recipe.train, teachers, recipe, corpus)
-    features = sorted({loss.output for loss in recipe.train.losses if isinstance(loss, FeatureLoss)})
+    on_features = [loss for loss in recipe.train.losses if isinstance(loss, FeatureLoss)]
+    features = sorted({loss.output for loss in on_features if loss.student_stage == -1})
     policy, own = recipe.views.policy, recipe.student.input
     for size_px in {own.size_px, *(own.of_kind(policy, kind).size_px for kind in policy.kind_names)}:
         output_shapes(
@@ -250,6 +251,7 @@ def check_student(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, K
             num_classes=num_classes,
             names=("logits", *features),
             spatial_stage=-1,
+            stages=sorted({loss.student_stage for loss in on_features} - {-1}),
         )
 
 

@@ -14,9 +14,10 @@ from kd_ray.config.losses import Loss
 from kd_ray.config.optim import Optimizer
 from kd_ray.config.student import Student
 from kd_ray.errors import ModelError
-from kd_ray.models import build_model, build_optimizer, save_weights, state_fingerprint
+from kd_ray.models import build_model, build_optimizer, model_outputs, save_weights, state_fingerprint
 from kd_ray.storage import LocalStorage
 from kd_ray.students import StudentModel, build_student
+from kd_ray.students.heads import resample_grid
 
 CROSS_ENTROPY = {"kind": "cross_entropy"}
 SUMMARY = {"kind": "feature", "output": "summary"}
@@ -83,6 +84,35 @@ def test_heads_are_keyed_by_the_index_of_their_loss() -> None:
 def test_without_feature_losses_there_are_no_heads() -> None:
     module = student(CIFAR, [CROSS_ENTROPY], {})
     assert list(module(torch.randn(1, 3, 64, 64))) == ["logits"]
+
+
+@pytest.mark.parametrize("model", [RESNET, CIFAR, VIT], ids=lambda m: m.get("name", "cifar"))
+def test_stages_are_read_in_one_pass(model: dict[str, Any]) -> None:
+    hints: list[dict[str, Any]] = [SPATIAL | {"student_stage": 1}, SUMMARY | {"student_stage": 0}, SPATIAL, SUMMARY]
+    module = student(model, hints, {0: (7, 7, 12), 1: (9,), 2: (3, 3, 8), 3: (6,)}).eval()
+    x_BCHW = torch.randn(2, 3, 64, 64)
+    found = module(x_BCHW)
+    for index, stage in ((0, 1), (1, 0)):
+        (map_BHWD,) = model_outputs(module.backbone, x_BCHW, names=["spatial"], spatial_stage=stage).values()
+        head = module.heads[str(index)]
+        wanted = head(resample_grid(map_BHWD, (7, 7))) if index == 0 else head(map_BHWD.mean(dim=(1, 2)))
+        torch.testing.assert_close(found[f"feature_{index}"], wanted)
+    assert found["feature_2"].shape == (2, 3, 3, 8)
+    assert found["feature_3"].shape == (2, 6)
+
+
+def test_a_hint_trains_nothing_behind_its_stage() -> None:
+    module = student(CIFAR, [SPATIAL | {"student_stage": 0}], {0: (8, 8, 4)})
+    trained = {name.split(".")[1] for name, p in module.backbone.named_parameters(prefix="b") if p.requires_grad}
+    frozen = {name.split(".")[1] for name, p in module.backbone.named_parameters(prefix="b") if not p.requires_grad}
+    assert trained
+    assert frozen
+    assert trainable_without_gradient(module, module(torch.randn(2, 3, 64, 64))["feature_0"].square().sum()) == []
+
+
+def test_stage_that_the_student_lacks_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="no spatial output of stage 9; it has 3 stages"):
+        student(CIFAR, [SPATIAL | {"student_stage": 9}], {0: (8, 8, 4)})
 
 
 @pytest.mark.parametrize("model", [RESNET, CIFAR, MOBILENET, VIT], ids=lambda m: m.get("name", "cifar"))

@@ -1,26 +1,122 @@
 """Projection heads and the resampling of grids."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
-from kd_ray.config.losses import Head
+from kd_ray.config.heads import AttentionHead, Head, MlpHead
+from kd_ray.config.losses import FeatureLoss
 from kd_ray.students.heads import build_head, resample_grid
 
+HEADS = [
+    {"kind": "linear"},
+    {"kind": "mlp", "hidden_width": 7},
+    {"kind": "mlp", "hidden_width": 7, "num_inner": 2},
+    {"kind": "conv", "hidden_width": 7},
+    {"kind": "attention", "hidden_width": 8, "num_attention_heads": 2},
+    {"kind": "attention", "hidden_width": 8, "num_attention_heads": 4, "num_blocks": 2},
+]
+ATTENTION_BLOCK = 16 + (8 * 24 + 24) + (8 * 8 + 8) + 16 + (8 * 32 + 32) + (32 * 8 + 8)
+# in width 5, out width 3: norms, then linear maps
+NUM_PARAMETERS = [
+    10 + (5 * 3 + 3),
+    10 + (5 * 7 + 7) + 14 + (7 * 3 + 3),
+    10 + (5 * 7 + 7) + 2 * (14 + 7 * 7 + 7) + 14 + (7 * 3 + 3),
+    10 + (9 * 5 * 7 + 7) + 14 + (7 * 3 + 3),
+    10 + (5 * 8 + 8) + ATTENTION_BLOCK + 16 + (8 * 3 + 3),
+    10 + (5 * 8 + 8) + 2 * ATTENTION_BLOCK + 16 + (8 * 3 + 3),
+]
+GRID_HEADS = HEADS[3:]
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_head_maps_the_last_axis_of_vectors_and_maps_alike(kind: str) -> None:
-    head = build_head(Head.model_validate({"kind": kind, "hidden_width": 7}), in_width=5, out_width=3)
+
+def head_of(config: dict[str, Any]) -> nn.Module:
+    torch.manual_seed(0)
+    return build_head(TypeAdapter(Head).validate_python(config), in_width=5, out_width=3)
+
+
+@pytest.mark.parametrize("config", HEADS[:3], ids=str)
+def test_head_maps_the_last_axis_of_vectors_and_maps_alike(config: dict[str, Any]) -> None:
+    head = head_of(config)
     features_BHWD = torch.randn(2, 4, 6, 5)
     projected_BHWD = head(features_BHWD)
     assert projected_BHWD.shape == (2, 4, 6, 3)
     torch.testing.assert_close(head(features_BHWD[:, 1, 2]), projected_BHWD[:, 1, 2])
 
 
-@pytest.mark.parametrize(("kind", "wanted"), [("linear", 10 + 5 * 3 + 3), ("mlp", 10 + 5 * 7 + 7 + 14 + 7 * 3 + 3)])
-def test_head_has_the_documented_parameters(kind: str, wanted: int) -> None:
-    head = build_head(Head.model_validate({"kind": kind, "hidden_width": 7}), in_width=5, out_width=3)
-    assert sum(p.numel() for p in head.parameters()) == wanted
+@pytest.mark.parametrize(("config", "wanted"), list(zip(HEADS, NUM_PARAMETERS, strict=True)), ids=str)
+def test_head_has_the_documented_parameters(config: dict[str, Any], wanted: int) -> None:
+    assert sum(p.numel() for p in head_of(config).parameters()) == wanted
+
+
+@pytest.mark.parametrize("config", HEADS, ids=str)
+def test_every_parameter_of_a_head_gets_a_gradient(config: dict[str, Any]) -> None:
+    head = head_of(config)
+    head(torch.randn(2, 4, 6, 5)).square().sum().backward()
+    assert [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("config", GRID_HEADS, ids=str)
+def test_head_for_grids_keeps_the_grid_and_the_samples_apart(config: dict[str, Any]) -> None:
+    head = head_of(config)
+    features_BHWD = torch.randn(3, 4, 6, 5)
+    projected_BHWD = head(features_BHWD)
+    assert projected_BHWD.shape == (3, 4, 6, 3)
+    torch.testing.assert_close(head(features_BHWD[1:2]), projected_BHWD[1:2])
+
+
+@pytest.mark.parametrize(("config", "num_reached"), [(GRID_HEADS[0], 9), (GRID_HEADS[1], 5 * 7)], ids=["conv", "all"])
+def test_a_cell_reaches_its_neighbours_or_all(config: dict[str, Any], num_reached: int) -> None:
+    head = head_of(config)
+    features_BHWD = torch.randn(1, 5, 7, 5)
+    changed_BHWD = features_BHWD.clone()
+    changed_BHWD[0, 2, 3] = torch.randn(5)
+    differ_HW = (head(changed_BHWD) - head(features_BHWD)).abs().amax(dim=-1)[0] > 1e-7
+    assert int(differ_HW.sum()) == num_reached
+    assert bool(differ_HW[1:4, 2:5].all())
+
+
+def test_attention_block_is_pytorchs_pre_norm_layer() -> None:
+    """The oracle: `nn.TransformerEncoderLayer` with the same weights."""
+    block = head_of({"kind": "attention", "hidden_width": 8, "num_attention_heads": 2})[2]
+    oracle = nn.TransformerEncoderLayer(
+        8, 2, dim_feedforward=32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+    own = block.state_dict()
+    names = {
+        "self_attn.in_proj_": "query_key_value.",
+        "self_attn.out_proj.": "projection.",
+        "norm1.": "attention_norm.",
+        "norm2.": "mlp.0.",
+        "linear1.": "mlp.1.",
+        "linear2.": "mlp.3.",
+    }
+    oracle.load_state_dict(
+        {f"{theirs}{kind}": own[f"{ours}{kind}"] for theirs, ours in names.items() for kind in ("weight", "bias")}
+    )
+    x_BHWD = torch.randn(2, 3, 5, 8)
+    torch.testing.assert_close(block(x_BHWD).flatten(1, 2), oracle(x_BHWD.flatten(1, 2)))
+
+
+def test_default_head_has_the_dump_of_older_fingerprints() -> None:
+    dumped = FeatureLoss(kind="feature", output="summary").model_dump(mode="json")
+    assert dumped["head"] == {"kind": "linear", "hidden_width": 1024}
+    assert "student_stage" not in dumped
+    assert MlpHead(kind="mlp").model_dump(mode="json") == {"kind": "mlp", "hidden_width": 1024}
+
+
+@pytest.mark.parametrize("kind", ["conv", "attention"])
+def test_head_for_grids_on_a_summary_is_refused(kind: str) -> None:
+    with pytest.raises(ValidationError, match=f"a {kind} head works on grids, but output is summary"):
+        FeatureLoss.model_validate({"kind": "feature", "output": "summary", "head": {"kind": kind}})
+
+
+def test_width_that_the_attention_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"hidden_width \(10\) must be a multiple"):
+        AttentionHead(kind="attention", hidden_width=10, num_attention_heads=4)
 
 
 def test_equal_grid_is_left_alone() -> None:
