@@ -36,6 +36,10 @@ class Evaluate(Section):
 
     policy: Policy = EVALUATION_POLICY
     batch_size_per_worker: Annotated[int, Field(gt=0)] = 256
+    num_reference_images: Annotated[int, Field(gt=0)] = Field(
+        default=20_000,
+        description="kNN and the linear probe learn from at most so many training images",
+    )
     resources: Resources = Resources()
 
 

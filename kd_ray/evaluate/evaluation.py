@@ -2,24 +2,28 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from kd_ray.cache.seen_views import SeenViews
 from kd_ray.cache.spec import Spec
-from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import find_view_store
+from kd_ray.config.corpus import Labels
 from kd_ray.config.student import Student
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.errors import CacheCorrupt, CacheIncomplete
+from kd_ray.evaluate.cached import CachedOutput, one_in, usable
+from kd_ray.evaluate.features import LabelledFeatures, feature_scores
 from kd_ray.evaluate.predict import Predictions, evaluating, predict
-from kd_ray.evaluate.scores import NO_LABEL, agreement, calibration_error, top1
+from kd_ray.evaluate.scores import NO_LABEL, agreement, calibration_error, negative_log_likelihood, top1
 from kd_ray.evaluate.seen_split import SeenSplit
-from kd_ray.models import build_model, load_weights, without_pretrained
+from kd_ray.models import build_model, load_weights, model_outputs, without_pretrained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,18 +44,10 @@ class CachedLogits:
         Raises:
             CacheIncomplete, CacheCorrupt: the cache does not hold them whole.
         """
-        output = open_output(self.cache_uri, self.target_set, self.output, create=False)
-        pinned = output.collection.pin(self.units)
-        corpus = address.open()
-        ids, labels, logits = [], [], []
-        for (span, view), commit in pinned.items():
-            rows = corpus.read_rows(span.shard, span.group_start, span.group_stop, columns=["label"])
-            ids.append(rows.sample_ids)
-            labels.append(rows.labels.astype(np.int64))
-            logits.append(output.read(commit, view_index=view, sample_ids=rows.sample_ids).astype(np.float32))
-        return Predictions(
-            sample_ids=np.concatenate(ids), labels=np.concatenate(labels), logits_NK=np.concatenate(logits)
+        output = CachedOutput(
+            cache_uri=self.cache_uri, target_set=self.target_set, output=self.output, units=self.units
         )
+        return output.read(address)
 
     def seen(self, corpus: PackedCorpus) -> SeenSplit:
         """The views of the held-out split that this teacher saw.
@@ -79,7 +75,10 @@ class StudentScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationJob:
-    """One student and the teachers it is compared with."""
+    """One student and the teachers it is compared with.
+
+    Without a trained classifier its features are scored, by the `labels` of at most about `num_reference_images`.
+    """
 
     student: Student
     num_classes: int
@@ -89,26 +88,29 @@ class EvaluationJob:
     batch_size: int
     classifier_is_trained: bool
     teachers: Mapping[str, CachedLogits]
+    labels: Labels
+    num_reference_images: int
 
 
 def evaluate_student(
     job: EvaluationJob, *, device: str, on_batch: Callable[[int], None] | None = None
 ) -> StudentScores:
-    """`top1`, `calibration_error`, `num_images`, and `agreement/<teacher>` for teachers with the same classes.
+    """`top1`, `nll`, `calibration_error`, `num_images`, and `agreement/<teacher>` for teachers with the same classes.
 
-    Nothing where no loss was on the logits: the classifier is as it was initialised, and a score of it would mislead.
+    Where no loss was on the logits the classifier is as it was initialised, and a score of it would mislead: then
+    `knn_top1` and `probe_top1` of the summary.
     A share of the views is compared with those that the teachers saw, which are the same for all teachers.
 
     Raises:
         ViewMismatch: one of them is another view.
         CacheIncomplete, CacheCorrupt: the cache does not hold the teachers' logits and views whole.
     """
-    if not job.classifier_is_trained:
-        return StudentScores(scores={})
     corpus = job.corpus.open()
     seen = next((each.seen(corpus) for each in job.teachers.values()), None)
     module = build_model(without_pretrained(job.student.model), num_classes=job.num_classes)
     load_weights(module, job.weights_uri)
+    if not job.classifier_is_trained:
+        return _evaluate_features(job, module, corpus, seen=seen, device=device, on_batch=on_batch)
     with evaluating(module.to(device)) as student:
         found = predict(
             student,
@@ -130,11 +132,44 @@ def evaluate_student(
     return StudentScores(scores=scores, num_rounded=0 if seen is None else seen.num_rounded)
 
 
+def _evaluate_features(
+    job: EvaluationJob,
+    module: nn.Module,
+    corpus: PackedCorpus,
+    *,
+    seen: SeenSplit | None,
+    device: str,
+    on_batch: Callable[[int], None] | None,
+) -> StudentScores:
+    with evaluating(module.to(device)) as student:
+
+        def summary_of(x_BCHW: Tensor) -> Tensor:
+            return model_outputs(student, x_BCHW, names=("summary",))["summary"]
+
+        view: dict[str, Any] = {
+            "policy": job.policy,
+            "size": job.student.input,
+            "batch_size": job.batch_size,
+            "device": torch.device(device),
+        }
+        scored = predict(summary_of, corpus, split="test", seen=seen, on_batch=on_batch, **view)
+        every = one_in(corpus.num_samples("train"), job.num_reference_images)
+        learnt = predict(summary_of, corpus, split="train", num_parts=every, **view)
+    scores = feature_scores(
+        usable(learnt, corpus.labelled_ids("train", job.labels)),
+        LabelledFeatures.known(scored.logits_NK, scored.labels),
+    )
+    return StudentScores(
+        scores={"num_images": float(len(scored.labels)), **scores}, num_rounded=0 if seen is None else seen.num_rounded
+    )
+
+
 def score(found: Predictions) -> dict[str, float]:
     """What can be said of predictions by themselves; without any label, only how many there are."""
     scores = {"num_images": float(len(found.labels))}
     if (found.labels != NO_LABEL).any():
         scores["top1"] = top1(found.logits_NK, found.labels)
+        scores["nll"] = negative_log_likelihood(found.logits_NK, found.labels)
         scores["calibration_error"] = calibration_error(found.logits_NK, found.labels)
     return scores
 

@@ -22,7 +22,10 @@ from kd_ray.models.pixels import to_input
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """Parallel arrays over the samples looked at: ids [N], labels [N] (-1 where there is none), logits [N, K]."""
+    """Parallel arrays over the samples looked at: ids [N], labels [N] (-1 where there is none), logits [N, K].
+
+    They may be another output with one vector a sample, such as summaries.
+    """
 
     sample_ids: NDArray[np.uint64]
     labels: NDArray[np.int64]

@@ -23,6 +23,15 @@ def agreement(logits_NK: NDArray[np.float32], teacher_NK: NDArray[np.float32]) -
     return float((logits_NK.argmax(axis=1) == teacher_NK.argmax(axis=1)).mean())
 
 
+def negative_log_likelihood(logits_NK: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Mean of -log softmax at the label over labelled samples, in nats; NaN where none is labelled."""
+    known = labels != NO_LABEL
+    if not known.any():
+        return float("nan")
+    log_probabilities = torch.from_numpy(logits_NK[known]).double().log_softmax(dim=1).numpy()
+    return float(-log_probabilities[np.arange(known.sum()), labels[known]].mean())
+
+
 def calibration_error(logits_NK: NDArray[np.float32], labels: NDArray[np.int64], *, num_bins: int = 15) -> float:
     """Expected calibration error of the softmax over `num_bins` bins (low, high]; NaN where none is labelled.
 

@@ -8,6 +8,8 @@ from rich.table import Table
 
 from kd_ray.cache.plan import spans_of
 from kd_ray.cache.units import Span
+from kd_ray.config.corpus import NoLabels
+from kd_ray.config.losses import FeatureLoss
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.views import EVALUATION_VIEW_SEED
 from kd_ray.corpus.packed import PackedCorpus
@@ -22,8 +24,8 @@ from pipelines.context import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePlan:
-    """Targets for training by kind of view and teacher, and logits of the evaluation view by teacher (for those that
-    store logits and can be run). The views of all kinds have the same spans.
+    """Targets for training by kind of view and teacher, and `evaluated_outputs` of the evaluation view by teacher (for
+    those that store them and can be run). The views of all kinds have the same spans.
     """
 
     training_views: Mapping[str, ViewSetPlan]
@@ -36,6 +38,10 @@ class CachePlan:
         """Every target set that the run reads from the cache."""
         training = [] if self.is_live else [each for kind in self.training.values() for each in kind.values()]
         return [*training, *self.evaluation.values()]
+
+    def has_whole_training(self, recipe: Recipe) -> bool:
+        """Whether the training targets are in the cache to the last one when a run's students are finished."""
+        return not self.is_live and recipe.train.missing_targets in ("refuse", "wait")
 
     @property
     def training_spans(self) -> list[Span]:
@@ -193,14 +199,21 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
                 evaluation_views,
                 corpus=corpus,
                 cache_uri=recipe.cache.uri,
-                outputs=("logits",),
+                outputs=evaluated_outputs(recipe, teacher),
                 verify_one_in=recipe.views.verify_one_in,
             )
             for name, teacher in teachers.items()
-            if "logits" in teacher.config.outputs.names() and teacher.config.network is not None
+            if evaluated_outputs(recipe, teacher) and teacher.config.network is not None
         },
         is_live=recipe.train.targets == "live",
     )
+
+
+def evaluated_outputs(recipe: Recipe, teacher: KnownTeacher) -> tuple[str, ...]:
+    """What is computed of the held-out split: logits, and summaries where a student's features are what is scored."""
+    on_features = all(isinstance(loss, FeatureLoss) for loss in recipe.train.losses)
+    is_wanted = {"logits": True, "summary": on_features and not isinstance(recipe.labels, NoLabels)}
+    return tuple(name for name in teacher.config.outputs.names() if is_wanted.get(name, False))
 
 
 def _widest(teachers: Mapping[str, KnownTeacher]) -> int:

@@ -27,6 +27,7 @@ from pipelines.stages.train import TrainedStudent
 SHEET_SAMPLES = 4  # the page holds them: 4 views for a teacher at 518 px and a student at 224 are some 9 MB
 PAGE = "current"  # there is one page, of the last recipe that wrote it
 RESULT_HEADINGS = ("model", "parameters", "top-1", "agrees with teacher", "calibration error")
+FEATURE_HEADINGS = ("kNN", "linear probe")  # where a student has no classifier
 STAGE_HEADINGS = ("stage", "this run", "work took", "images", "images/s")
 
 
@@ -63,7 +64,7 @@ def write_report(
         run.work("report", do, key=key)
     metrics = _metrics(run, teachers, plan, students, evaluation, exported)
     run.storage.write("metrics.json", json.dumps(metrics, indent=1).encode())
-    run.console.print(_table("results", RESULT_HEADINGS, results))
+    run.console.print(_table("results", _result_headings(evaluation), results))
     run.console.print(_table("stages", STAGE_HEADINGS, _stage_rows(run.outcomes)))
     run.console.print(
         f"cache {human_bytes(stored_bytes(plan))}, teacher forwards in this run: "
@@ -88,7 +89,7 @@ def _write_page(
         ReportContent(
             title=f"kd_ray: {recipe.name}",
             summary=_summary(run, corpus, students, evaluation),
-            results=(RESULT_HEADINGS, results),
+            results=(_result_headings(evaluation), results),
             stages=(STAGE_HEADINGS, _stage_rows(run.outcomes)),
             facts=_facts(run, corpus, plan),
             histories={each.job.name: each.record["history"] for each in students},
@@ -128,9 +129,12 @@ def _summary(run: Run, corpus: PackedCorpus, students: list[TrainedStudent], eva
     for each in students:
         how = "with its teacher" if each.with_teacher else "on the labels alone"
         scores = evaluation.students[each.job.name]
-        result = (
-            f"{_percent(scores['top1'])} top-1" if "top1" in scores else "not scored, its classifier is not trained"
-        )
+        if "top1" in scores:
+            result = f"{_percent(scores['top1'])} top-1"
+        elif "knn_top1" in scores:
+            result = f"no classifier, {_percent(scores['knn_top1'])} by kNN on its features"
+        else:
+            result = "not scored, there are no labels"
         told += f"{each.job.name}, trained {how}: {result}. "
         if each.record.get("snapshot"):
             told += f"{describe_missing(each.record['snapshot'])}. "
@@ -140,10 +144,25 @@ def _summary(run: Run, corpus: PackedCorpus, students: list[TrainedStudent], eva
 def _results(
     teachers: Mapping[str, KnownTeacher], students: list[TrainedStudent], evaluation: Evaluation
 ) -> list[tuple[str, ...]]:
-    rows = [_result_row(name, teachers[name].num_parameters, scores) for name, scores in evaluation.teachers.items()]
-    for each in students:
-        rows.append(_result_row(each.job.name, each.record["num_parameters"], evaluation.students[each.job.name]))
-    return rows
+    counts = {name: teachers[name].num_parameters for name in evaluation.teachers}
+    counts |= {each.job.name: each.record["num_parameters"] for each in students}
+    scores = {name: {**evaluation.teachers, **evaluation.students}[name] for name in counts}
+    rows = [_result_row(name, count, scores[name]) for name, count in counts.items()]
+    if not _scores_features(evaluation):
+        return rows
+    return [(*row, *_feature_cells(scores[name])) for name, row in zip(counts, rows, strict=True)]
+
+
+def _scores_features(evaluation: Evaluation) -> bool:
+    return any("knn_top1" in scores for scores in {**evaluation.teachers, **evaluation.students}.values())
+
+
+def _feature_cells(scores: Scores) -> tuple[str, ...]:
+    return tuple(_percent(scores[key]) if key in scores else "-" for key in ("knn_top1", "probe_top1"))
+
+
+def _result_headings(evaluation: Evaluation) -> tuple[str, ...]:
+    return (*RESULT_HEADINGS, *(FEATURE_HEADINGS if _scores_features(evaluation) else ()))
 
 
 def _result_row(name: str, num_parameters: int, scores: Scores) -> tuple[str, ...]:

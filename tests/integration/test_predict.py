@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from kd_ray.cache.view_store import find_view_store
+from kd_ray.config.corpus import AllLabels, LabelsPerClass
 from kd_ray.config.models import Input
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.student import Student
 from kd_ray.config.views import EVALUATION_POLICY, CenterCrop, Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import CacheCorrupt, CacheIncomplete, ViewMismatch
+from kd_ray.evaluate.cached import CachedOutput, CachedSummaries
 from kd_ray.evaluate.evaluation import CachedLogits, EvaluationJob, evaluate_student
 from kd_ray.evaluate.predict import EVALUATION_VIEW_SEED, Predictions, evaluating, predict
 from kd_ray.evaluate.scores import agreement, calibration_error, top1
@@ -26,7 +30,7 @@ from kd_ray.models import build_model, save_weights
 from kd_ray.models.pixels import to_input
 from kd_ray.storage import open_storage
 from kd_ray.views import Proof, draw, render
-from tests.support.tiny_world import NUM_CLASSES, STUDENT_SIZE_PX, extract, images_of, plan_teacher
+from tests.support.tiny_world import NUM_CLASSES, STUDENT_SIZE_PX, extract, images_of, plan_teacher, plan_views
 
 SIZE = Input(size_px=STUDENT_SIZE_PX)
 
@@ -140,6 +144,8 @@ def student_job(
         batch_size=16,
         classifier_is_trained=True,
         teachers=teachers,
+        labels=AllLabels(),
+        num_reference_images=10_000,
     )
 
 
@@ -239,3 +245,67 @@ def one_level_off(proof: Proof) -> Proof:
     assert proof.thumbnail is not None
     levels = np.frombuffer(proof.thumbnail, np.uint8)
     return Proof(digest=bytes(16), thumbnail=np.where(levels < 255, levels + 1, levels - 1).astype(np.uint8).tobytes())
+
+
+def summaries(plan: TargetPlan) -> CachedOutput:
+    return CachedOutput(
+        cache_uri=plan.job.cache_uri,
+        target_set=plan.job.target_set,
+        output=plan.job.outputs["summary"],
+        units=plan.view_set.units,
+    )
+
+
+def vote(learnt: NDArray[np.float32], labels: NDArray[np.int64], scored: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The oracle: scikit-learn's neighbours by cosine distance."""
+    votes = KNeighborsClassifier(20, metric="cosine", weights=lambda distances: np.exp((1 - distances) / 0.07))
+    return votes.fit(learnt.astype(np.float64), labels).predict(scored.astype(np.float64))
+
+
+def test_student_without_a_classifier_is_scored_by_its_features(
+    tiny_corpus, tiny_teacher, evaluation_plan, tmp_path
+) -> None:
+    """The bank is the labelled part of the training images, at the evaluation view."""
+    torch.manual_seed(5)
+    module = build_model(tiny_teacher.config.model, num_classes=NUM_CLASSES)
+    save_weights(module, open_storage(str(tmp_path)), "student.safetensors")
+    job = student_job(
+        tiny_corpus,
+        {"teacher": cached_logits(evaluation_plan)},
+        weights_uri=f"{tmp_path}/student.safetensors",
+        size_px=STUDENT_SIZE_PX,
+    )
+    labels = LabelsPerClass(kind="per_class", count=9)
+    found = evaluate_student(replace(job, classifier_is_trained=False, labels=labels), device="cpu")
+
+    def summary_of(x_BCHW: torch.Tensor) -> torch.Tensor:
+        return module.forward_head(module.forward_features(x_BCHW), pre_logits=True)
+
+    with evaluating(module):
+        bank, held_out = (predictions(tiny_corpus, logits_of=summary_of, split=split) for split in ("train", "test"))
+    used = np.isin(bank.sample_ids, tiny_corpus.labelled_ids("train", labels))
+    assert used.sum() == 9 * NUM_CLASSES < len(used)
+    wanted = vote(bank.logits_NK[used], bank.labels[used], held_out.logits_NK)
+    assert found.scores["knn_top1"] == (wanted == held_out.labels).mean()
+    assert 0 <= found.scores["probe_top1"] <= 1
+    assert "top1" not in found.scores
+
+
+def test_a_teacher_is_scored_by_its_cached_summaries(
+    tiny_corpus, tiny_teacher, evaluation_plan, tmp_path: Path
+) -> None:
+    train = plan_teacher(
+        tiny_teacher, plan_views(tiny_corpus, tmp_path, num_views=4), tiny_corpus, tmp_path, outputs=("summary",)
+    )
+    extract(train)
+    test = plan_teacher(tiny_teacher, evaluation_plan.view_set, tiny_corpus, tmp_path, outputs=("summary",))
+    extract(test)
+    cached = CachedSummaries(train=summaries(train), test=summaries(test))
+    ids = tiny_corpus.labelled_ids("train", AllLabels())
+    found = cached.score(tiny_corpus.address, usable_labels=ids, num_reference_images=10_000)
+    bank, held_out = cached.train.read(tiny_corpus.address), cached.test.read(tiny_corpus.address)
+    assert sorted(bank.sample_ids.tolist()) == ids.tolist()  # one view of each
+    assert found["knn_top1"] == (vote(bank.logits_NK, bank.labels, held_out.logits_NK) == held_out.labels).mean()
+    assert 0 <= found["probe_top1"] <= 1
+    fewer = cached.train.read(tiny_corpus.address, every=2)
+    assert 0 < len(fewer.sample_ids) < len(bank.sample_ids)

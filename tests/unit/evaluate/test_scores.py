@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, log_loss
 
-from kd_ray.evaluate.scores import NO_LABEL, agreement, calibration_error, top1
+from kd_ray.evaluate.scores import NO_LABEL, agreement, calibration_error, negative_log_likelihood, top1
 
 
 def predictions(*, scale: float, seed: int = 0, count: int = 400) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -64,7 +64,18 @@ def test_perfect_and_perfectly_wrong() -> None:
     assert (top1(logits, wrong), calibration_error(logits, wrong)) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("score", [top1, calibration_error])
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_negative_log_likelihood_is_scikit_learns_log_loss(scale: float) -> None:
+    logits, labels = predictions(scale=scale)
+    known = labels != NO_LABEL
+    x = logits[known].astype(np.float64)
+    probabilities = np.exp(x - x.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    wanted = log_loss(labels[known], probabilities, labels=range(5))
+    assert negative_log_likelihood(logits, labels) == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("score", [top1, calibration_error, negative_log_likelihood])
 def test_without_labels_there_is_no_score(score) -> None:
     assert math.isnan(score(np.zeros((3, 2), np.float32), np.full(3, NO_LABEL)))
 
