@@ -72,6 +72,7 @@ class Recipe(Section):
             *self._teacher_problems(),
             *self._imported_problems(),
             *self._loss_problems(),
+            *self._balance_problems(),
             *self._data_problems(),
             *self._mask_problems(),
             *self._kind_problems(),
@@ -146,6 +147,19 @@ class Recipe(Section):
                     f"{loss.temperature:g} to its outputs.logits.temperatures"
                 )
                 found.append((f"{where}.temperature", reason))
+        return found
+
+    def _balance_problems(self) -> list[tuple[str, str]]:
+        """Settings for several teachers where the losses follow one."""
+        followed = {loss.teacher for loss in self.train.losses if not isinstance(loss, CrossEntropyLoss)}
+        if len(followed) > 1:
+            return []
+        reason = "is for losses of several teachers, and these follow one. Remove it, or add a loss of another teacher"
+        found = []
+        if self.train.balance != "fixed":
+            found.append(("train.balance", f"balance: {self.train.balance} {reason}"))
+        if self.train.teacher_dropout:
+            found.append(("train.teacher_dropout", f"teacher_dropout {reason}"))
         return found
 
     def _mask_problems(self) -> list[tuple[str, str]]:

@@ -23,6 +23,18 @@ class Train(Section):
     """How students are trained; `global_batch_size` is over all workers, `lanes` fix the order for any number."""
 
     losses: Annotated[tuple[Loss, ...], Field(min_length=1)]
+    # fingerprints over a dump are older than these two fields
+    balance: Literal["fixed", "uncertainty", "ema"] = Field(
+        default="fixed",
+        description="what each of several teachers counts: the weights of its losses as they are, times a learnt "
+        "factor (Kendall et al. 2018), or over the running mean of its losses",
+        exclude_if=lambda balance: balance == "fixed",
+    )
+    teacher_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="the probability at which each of several teachers but one is left out of a sample at a step",
+        exclude_if=lambda probability: probability == 0.0,
+    )
     targets: Literal["cached", "live"] = "cached"
     missing_targets: MissingTargets = Field(
         default="refuse",

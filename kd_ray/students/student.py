@@ -35,7 +35,8 @@ class StudentModel(nn.Module):
 
     `heads` and `grids` are keyed by the loss's index as a string, `sources` says which backbone output each head reads;
     there are `grids` for each kind of views; a head without one that reads a map gets the mean of its cells. The
-    backbone runs once for each size of views. What is exported is `backbone` alone.
+    backbone runs once for each size of views. What `balance` gives when called is among the outputs. What is exported
+    is `backbone` alone.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class StudentModel(nn.Module):
         heads: Mapping[str, nn.Module],
         sources: Mapping[str, "Source"],
         grids: Sequence[Mapping[str, tuple[int, int]]],
+        balance: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
+        self.balance = balance
         self._sources = dict(sources)
         self._grids = [dict(each) for each in grids]
         self._names, self._stages = _needed(sources.values(), logits=True)
@@ -78,7 +81,7 @@ class StudentModel(nn.Module):
         return model_outputs(self.backbone, x_BCHW, names=self._names, stages=self._stages)
 
     def _project(self, found: Mapping[str, Tensor], grids: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-        outputs = {"logits": found["logits"]}
+        outputs = {"logits": found["logits"], **(self.balance() if self.balance is not None else {})}
         for key, head in self.heads.items():
             features = found[self._sources[key].name]
             if key in grids:
@@ -100,6 +103,7 @@ def build_student(
     num_classes: int | None,
     losses: Sequence[Loss],
     target_shapes: Sequence[Mapping[int, tuple[int, ...]]],
+    balance: nn.Module | None = None,
 ) -> StudentModel:
     """The student with a head for each feature loss.
 
@@ -138,7 +142,7 @@ def build_student(
         for of_kind in target_shapes
     ]
     _freeze_unreached(backbone, config, num_classes=num_classes, losses=losses)
-    return StudentModel(backbone, heads=heads, sources=sources, grids=grids)
+    return StudentModel(backbone, heads=heads, sources=sources, grids=grids, balance=balance)
 
 
 def _source(loss: FeatureLoss) -> Source:

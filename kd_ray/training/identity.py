@@ -84,7 +84,16 @@ def reference_fingerprint(
     recipe: Recipe, *, corpus_id: str, order: Order, student_weights: str | None, num_steps: int
 ) -> str:
     """Of the same student without a teacher, which takes as many steps; losses and targets do not matter to it."""
-    irrelevant = {*_speed_only(recipe.train), "losses", "targets", "epochs", "steps_per_epoch", "max_steps"}
+    irrelevant = {
+        *_speed_only(recipe.train),
+        "losses",
+        "balance",
+        "teacher_dropout",
+        "targets",
+        "epochs",
+        "steps_per_epoch",
+        "max_steps",
+    }
     return digest_of_json(
         {
             **_shared(recipe, corpus_id=corpus_id, order=order, student_weights=student_weights),

@@ -18,6 +18,7 @@ from kd_ray.models.weights import save_weights
 from kd_ray.storage import join, open_storage
 from kd_ray.students.student import StudentModel, build_student
 from kd_ray.training.averaging import StoredShelf
+from kd_ray.training.balance import build_balance
 from kd_ray.training.batches import BatchStream, NoTargets, StreamSettings, TargetSource
 from kd_ray.training.fit import FitResult, FitSettings, Hooks, Metrics, State, fit, samples_consumed
 from kd_ray.training.losses.weighted import WeightedLosses
@@ -85,7 +86,11 @@ def build(job: TrainJob) -> StudentModel:
     """The job's student, initialised from its seed (or its weights)."""
     torch.manual_seed(job.seed)
     return build_student(
-        job.student, num_classes=job.num_classes, losses=job.losses.losses, target_shapes=job.target_shapes
+        job.student,
+        num_classes=job.num_classes,
+        losses=job.losses.losses,
+        target_shapes=job.target_shapes,
+        balance=build_balance(job.losses.balance, num_teachers=len(job.losses.teacher_names)),
     )
 
 

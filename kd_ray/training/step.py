@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from kd_ray.config.train import Precision
+from kd_ray.training.balance import observe_losses
 from kd_ray.training.batches import Batch
 from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.pieces import pieces_of
@@ -53,6 +54,7 @@ class Stepper:
             state.schedule.step()
         else:
             _scaled_step(state, state.scaler)
+        observe_losses(state.network, terms, self.losses.teacher_names)
         state.step += 1
         if state.average is not None:
             state.average.update()
@@ -65,7 +67,7 @@ class Stepper:
         for number, piece in enumerate(pieces, start=1):
             share = piece.num_images / batch.num_images
             with _shared_among_workers(state.network, now=number == len(pieces)):
-                total, terms = self._loss(state.network, piece)
+                total, terms = self._loss(state, piece)
                 part = total if len(pieces) == 1 else share * total
                 scaled = part if state.scaler is None else state.scaler.scale(part)
                 scaled.backward()  # type: ignore[no-untyped-call]
@@ -73,8 +75,9 @@ class Stepper:
             shares.append(share)
         return weighted_mean(found, shares)
 
-    def _loss(self, network: nn.Module, batch: Batch) -> Loss:
+    def _loss(self, state: TrainingState, batch: Batch) -> Loss:
         """One forward pass over all parts, which DistributedDataParallel needs; the mean over all views."""
+        network, step = state.network, state.step
         device = next(network.parameters()).device
         layout = torch.channels_last if self.channels_last else torch.preserve_format
         inputs = [part.inputs_BCHW.to(device, non_blocking=True, memory_format=layout) for part in batch.parts]
@@ -85,7 +88,8 @@ class Stepper:
             targets = {key: value.to(device) for key, value in part.targets.items()}
             if self.precision != "float32":
                 part_outputs = {name: each.float() for name, each in part_outputs.items()}  # noqa: PLW2901
-            found.append(self.losses(part_outputs, part.labels.to(device), targets))
+            kept = {name: rows_B.to(device) for name, rows_B in self.losses.kept(part.sample_ids_B, step=step).items()}
+            found.append(self.losses(part_outputs, part.labels.to(device), targets, kept=kept))
         num_views = sum(len(part) for part in batch.parts)
         return weighted_mean(found, [len(part) / num_views for part in batch.parts])
 

@@ -19,6 +19,7 @@ from kd_ray.training.loading import TargetKey
 from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.missing import Missing, find_missing
 from kd_ray.training.sources import CachedSource, LiveSource, PartialSource
+from kd_ray.training.teacher_dropout import TeacherDropout
 from pipelines.context import Record, Run, key_of
 from pipelines.stages.plan import CachePlan
 
@@ -43,10 +44,12 @@ NOTHING = Pinned(missing={}, before=None)
 
 def losses_of(recipe: Recipe) -> WeightedLosses:
     """The recipe's losses, each with the teacher it follows."""
-    losses = recipe.train.losses
+    losses, probability = recipe.train.losses, recipe.train.teacher_dropout
     return WeightedLosses(
         losses=losses,
         teachers=tuple(None if isinstance(loss, CrossEntropyLoss) else recipe.teacher_of(loss) for loss in losses),
+        balance=recipe.train.balance,
+        dropout=TeacherDropout(probability=probability, seed=recipe.train.seed) if probability else None,
     )
 
 

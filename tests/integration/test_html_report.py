@@ -114,6 +114,13 @@ class TestCurves:
         for name in (*HISTORIES, *LEVELS, "training loss", "step"):
             assert f"<!-- {name} -->" in svg
 
+    def test_several_teachers_have_a_panel_and_a_line_each(self) -> None:
+        of_teachers = [{"step": step, "loss": 2.0, "teacher/a": 1.5, "teacher/b": 0.5} for step in (20, 40)]
+        svg = curves_svg({"student": of_teachers}, levels={})
+        for name in ("student, a", "student, b", "weighted losses of a teacher"):
+            assert f"<!-- {name} -->" in svg
+        assert "weighted losses of a teacher" not in curves_svg(HISTORIES, levels={})
+
     def test_the_same_numbers_give_the_same_bytes(self) -> None:
         assert curves_svg(HISTORIES, levels=LEVELS) == curves_svg(HISTORIES, levels=LEVELS)
 

@@ -2,30 +2,49 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss, Loss
+from kd_ray.training.balance import Balance, factor_term, factors_of, penalty_of, teacher_term
 from kd_ray.training.encoded import Target, TopKTargets
 from kd_ray.training.losses.feature import FEATURE_DISTANCES
 from kd_ray.training.losses.labels import Labels, cross_entropy_loss
 from kd_ray.training.losses.response import kd_loss, top_k_kd_loss
 from kd_ray.training.standardize import Standardizer
+from kd_ray.training.teacher_dropout import TeacherDropout, kept_labels, kept_outputs, kept_target
 
 Targets = Mapping[tuple[str, str], Target]
+Kept = Mapping[str, Tensor]
+ALL_KEPT: Kept = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedLosses:
     """The losses of a recipe, each with the teacher it follows; `teachers[i]` belongs to `losses[i]`.
 
-    `standardizers`, by a loss's index, turn its targets on the device where training runs.
+    `standardizers`, by a loss's index, turn its targets on the device where training runs. `balance` says what the
+    network must have (`build_balance`) for its outputs to weigh the teachers.
     """
 
     losses: Sequence[Loss]
     teachers: Sequence[str | None]
     standardizers: Mapping[int, Standardizer] = field(default_factory=dict)
+    balance: Balance = "fixed"
+    dropout: TeacherDropout | None = None
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """Every teacher that is followed, in the order in which they are balanced."""
+        return tuple(sorted({teacher for teacher in self.teachers if teacher is not None}))
+
+    def kept(self, sample_ids_B: NDArray[np.uint64], *, step: int) -> Kept:
+        """By teacher, the samples [B] that it teaches at `step`; empty where each teaches all."""
+        return {} if self.dropout is None else self.dropout.kept(self.teacher_names, sample_ids_B, step=step)
 
     @property
     def train_logits(self) -> bool:
@@ -41,16 +60,45 @@ class WeightedLosses:
         return needed
 
     def __call__(
-        self, outputs: Mapping[str, Tensor], labels: Labels, targets: Targets
+        self, outputs: Mapping[str, Tensor], labels: Labels, targets: Targets, *, kept: Kept = ALL_KEPT
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and each unweighted term by name (detached)."""
+        """The weighted sum, and each unweighted term by name (detached).
+
+        A sample that is not `kept` for a teacher counts 0 in its losses. With several teachers the terms have each
+        one's weighted sum, and where these are balanced its factor, besides.
+        """
         total = outputs["logits"].new_zeros((), dtype=torch.float32)
         terms: dict[str, Tensor] = {}
-        for index, loss in enumerate(self.losses):
-            value = self._term(index, outputs, labels, targets)
-            total = total + loss.weight * value
+        names = self.teacher_names
+        factors = factors_of(outputs, names)
+        for index, (loss, teacher) in enumerate(zip(self.losses, self.teachers, strict=True)):
+            if teacher is not None and teacher in kept:
+                value = self._kept_term(index, outputs, labels, targets, rows_B=kept[teacher])
+            else:
+                value = self._term(index, outputs, labels, targets)
+            weighted = loss.weight * value
+            total = total + (factors[teacher] * weighted if teacher in factors else weighted)
             terms[term_name(index, loss)] = value.detach()
+            if teacher is not None and len(names) > 1:
+                name = teacher_term(teacher)
+                terms[name] = terms[name] + weighted.detach() if name in terms else weighted.detach()
+        penalty = penalty_of(outputs)
+        if penalty is not None:
+            total = total + penalty
+        terms |= {factor_term(name): factor.detach() for name, factor in factors.items()}
         return total, terms
+
+    def _kept_term(
+        self, index: int, outputs: Mapping[str, Tensor], labels: Labels, targets: Targets, *, rows_B: Tensor
+    ) -> Tensor:
+        """The term of some samples alone, by their share of the batch."""
+        found = kept_outputs(outputs, ("logits", f"feature_{index}"), rows_B)
+        num_kept = int(rows_B.sum())
+        if not num_kept:  # gradients of zero: DistributedDataParallel waits for one of each head
+            return torch.stack([each.float().sum() for each in found.values()]).sum()
+        teacher = self.teachers[index]
+        of_teacher = {key: kept_target(each, rows_B) for key, each in targets.items() if key[0] == teacher}
+        return self._term(index, found, kept_labels(labels, rows_B), of_teacher) * (num_kept / len(rows_B))
 
     def _term(self, index: int, outputs: Mapping[str, Tensor], labels: Labels, targets: Targets) -> Tensor:
         teacher = self.teachers[index] or ""

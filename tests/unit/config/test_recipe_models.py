@@ -55,6 +55,21 @@ def test_both_teacher_and_teachers_is_refused(tmp_path: Path) -> None:
     assert "give either teacher (one) or teachers (several, by name)" in "".join(_mistakes(tmp_path, VALID + teachers))
 
 
+@pytest.mark.parametrize("override", ["train.balance=ema", "train.balance=uncertainty", "train.teacher_dropout=0.5"])
+def test_balancing_one_teacher_is_refused(tmp_path: Path, override: str) -> None:
+    name = override.partition("=")[0]
+    mistake = _only(tmp_path, VALID, override)
+    assert f"{name}: does not fit together" in mistake
+    assert "is for losses of several teachers, and these follow one" in mistake
+
+
+def test_several_teachers_are_balanced(tmp_path: Path) -> None:
+    more = ["train.balance=ema", "train.teacher_dropout=0.5"]
+    losses = "train.losses=[{kind: kd, teacher: main}, {kind: feature, output: summary, teacher: other}]"
+    train = load_recipe(write(tmp_path, TWO_TEACHERS), [losses, *more]).train
+    assert (train.balance, train.teacher_dropout) == ("ema", 0.5)
+
+
 def test_a_loss_must_name_one_of_several_teachers(tmp_path: Path) -> None:
     assert "train.losses.0.teacher: does not fit together; name one of other, main" in _only(tmp_path, TWO_TEACHERS)
 

@@ -198,7 +198,12 @@ class TestWeightedLosses:
             "3_feature_spatial": mse_loss(outputs["feature_3"], targets["other", "spatial"]),
             "4_feature_summary": balanced_loss(outputs["feature_4"], targets["other", "summary"]),
         }
-        assert terms == expected
+        of_teachers = {f"teacher/{name}" for name in ("big", "other")}
+        assert {name: term for name, term in terms.items() if name not in of_teachers} == expected
+        for name in of_teachers:
+            own = [i for i, teacher in enumerate(self.weighted.teachers) if f"teacher/{teacher}" == name]
+            wanted = sum(self.losses[i].weight * expected[term_name(i, self.losses[i])] for i in own)
+            np.testing.assert_allclose(terms[name], wanted, rtol=RTOL)
         np.testing.assert_allclose(
             total, sum(loss.weight * expected[term_name(i, loss)] for i, loss in enumerate(self.losses)), rtol=RTOL
         )
