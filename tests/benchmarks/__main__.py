@@ -1,6 +1,7 @@
 """python -m tests.benchmarks: every benchmark, a table each, and the same as JSON under out/bench/."""
 
 from tests.benchmarks import (
+    cache_peers,
     cache_reading,
     cache_reading_s3,
     cached_epoch,
@@ -8,6 +9,7 @@ from tests.benchmarks import (
     manifests,
     packing,
     reader_memory,
+    view_bytes,
     views,
 )
 
@@ -17,6 +19,8 @@ if __name__ == "__main__":
     kept_views.main([])
     cache_reading.main([])
     cache_reading_s3.main([])
+    cache_peers.main([])
     reader_memory.main([])
     manifests.main([])
+    view_bytes.main()
     packing.main(["speed"])
