@@ -40,7 +40,7 @@ def distill(run: Run) -> Report | None:
     evaluation = evaluate_models(run, corpus, students, plan)  # teachers are scored from the cache
     if last < STAGES.index("export"):
         return None
-    exported = export_model(run, corpus, students[0])
+    exported = export_model(run, corpus, teachers, plan, students[0], evaluation)
     if last < STAGES.index("report"):
         return None
     return write_report(run, corpus, teachers, plan, students, evaluation, exported)

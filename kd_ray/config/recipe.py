@@ -47,6 +47,8 @@ class Export(Section):
     """What is written of the finished student, besides safetensors and its config."""
 
     onnx: bool = True
+    torch_export: bool = Field(default=False, description="a program of torch.export, model.pt2")
+    heads: bool = Field(default=False, description="keep the projection heads: features as the teachers give them")
 
 
 class Recipe(Section):
@@ -176,6 +178,8 @@ class Recipe(Section):
 
     def _data_problems(self) -> list[tuple[str, str]]:
         found = []
+        if self.export.heads and not any(isinstance(loss, FeatureLoss) for loss in self.train.losses):
+            found.append(("export.heads", "no loss has a projection head. Remove it, or add a feature loss"))
         if self.train.reference and isinstance(self.labels, NoLabels):
             found.append(("train.reference", "training without the teacher needs labels, but labels.kind is none"))
         if self.views.policy.mix is not None and self.corpus.row_group_size == 1:

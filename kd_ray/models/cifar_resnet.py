@@ -43,6 +43,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """A 3x3 stem, three stages of `(depth - 2) / 6` blocks with 16, 32 and 64 channels, mean pooling, one linear layer.
 
+    Without classes it gives what a classifier would get.
     Convolutions start from the initialisation of the paper's reference [13] (He et al. 2015, fan-in).
     """
 
@@ -58,7 +59,7 @@ class CifarResNet(nn.Module):
         self.layer1 = _stage(WIDTHS[0], WIDTHS[0], num_blocks=num_blocks, stride=1)
         self.layer2 = _stage(WIDTHS[0], WIDTHS[1], num_blocks=num_blocks, stride=2)
         self.layer3 = _stage(WIDTHS[1], WIDTHS[2], num_blocks=num_blocks, stride=2)
-        self.linear = nn.Linear(WIDTHS[2], num_classes)
+        self.linear: nn.Module = nn.Linear(WIDTHS[2], num_classes) if num_classes else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -82,6 +83,11 @@ class CifarResNet(nn.Module):
     def group_matcher(self, *, coarse: bool) -> dict[str, Any]:
         """Which parameters make a layer, as timm's models tell it: the stem, and each block or each stage."""
         return {"stem": r"^(?:conv|bn)1", "blocks": r"^layer(\d+)" if coarse else [(r"^layer(\d+)\.(\d+)", None)]}
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Another last layer, or with 0 classes none, under the name that timm gives it."""
+        self.num_classes = num_classes
+        self.linear = nn.Linear(WIDTHS[2], num_classes) if num_classes else nn.Identity()
 
     def get_classifier(self) -> nn.Module:
         """The last layer, under the name that timm gives it."""

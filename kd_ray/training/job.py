@@ -30,6 +30,7 @@ from kd_ray.training.views import ReplayedViews, ViewSource
 from kd_ray.training.waiting import Patience, Waiting
 
 WEIGHTS_FILE = "model.safetensors"
+HEADS_FILE = "heads.safetensors"
 RUN_FILE = "run.json"
 BEST_FOLDER = "best"
 
@@ -188,6 +189,8 @@ def save_run(job: TrainJob, student: StudentModel, result: FitResult) -> None:
     for name in sorted(files, key=lambda name: name == result.exported):
         student.load_state_dict(result.weights[name])
         save_weights(student.backbone, storage, files[name])
+    if len(student.heads):  # those of the exported weights, which were loaded last
+        save_weights(student.heads, storage, HEADS_FILE)
     record = {
         "name": job.name,
         "num_steps": result.num_steps,
