@@ -58,6 +58,15 @@ def stage_output(stage: int) -> str:
     return f"stage_{stage}"
 
 
+def cell_size_px(module: nn.Module, *, stage: int) -> int:
+    """How many pixels of the input a cell of a stage's map stands for, along each axis."""
+    if isinstance(module, CifarResNet):
+        return 1 << (stage % module.num_stages)
+    info: Any = module.feature_info
+    cell_px: int = info[stage]["reduction"]
+    return cell_px
+
+
 def available_outputs(module: nn.Module) -> tuple[str, ...]:
     """The outputs that `module` has."""
     has = {

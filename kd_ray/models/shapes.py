@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kd_ray.config.models import Model, TimmModel
 from kd_ray.errors import ModelError
 from kd_ray.models.build import build_model
-from kd_ray.models.outputs import model_outputs
+from kd_ray.models.outputs import cell_size_px, model_outputs
 
 
 def output_shapes(
@@ -52,6 +52,20 @@ def reached_parameters(
     total = torch.stack([output.sum() for output in outputs.values()]).sum()
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     return frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
+
+
+def grid_cover(config: Model, *, size_px: tuple[int, int], spatial_stage: int) -> tuple[float, float]:
+    """How far the cells of a map reach, in shares of the input's height and width.
+
+    It is more than 1 where the model pads to whole cells, and less where it leaves the last pixels out.
+
+    Raises:
+        ModelError: the model cannot be built, has no such map, or does not take this input size.
+    """
+    module = _meta_model(config, None)
+    rows, columns, _ = _meta_outputs(module, config, size_px, ("spatial",), spatial_stage, ())["spatial"].shape[1:]
+    cell_px = cell_size_px(module, stage=spatial_stage)
+    return rows * cell_px / size_px[0], columns * cell_px / size_px[1]
 
 
 def uncovered_patch_px(config: Model, *, size_px: tuple[int, int]) -> tuple[int, int] | None:

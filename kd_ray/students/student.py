@@ -14,7 +14,8 @@ from kd_ray.config.student import Student
 from kd_ray.models import build_model, load_weights, model_outputs, output_shapes
 from kd_ray.models.outputs import LAST_STAGE, stage_output
 from kd_ray.models.shapes import reached_parameters
-from kd_ray.students.heads import build_head, resample_grid
+from kd_ray.students.grids import WHOLE, Cover, TargetGrid
+from kd_ray.students.heads import build_head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class StudentModel(nn.Module):
         *,
         heads: Mapping[str, nn.Module],
         sources: Mapping[str, "Source"],
-        grids: Sequence[Mapping[str, tuple[int, int]]],
+        grids: Sequence[Mapping[str, TargetGrid]],
         balance: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -80,12 +81,14 @@ class StudentModel(nn.Module):
     def _backbone_outputs(self, x_BCHW: Tensor) -> dict[str, Tensor]:
         return model_outputs(self.backbone, x_BCHW, names=self._names, stages=self._stages)
 
-    def _project(self, found: Mapping[str, Tensor], grids: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    def _project(self, found: Mapping[str, Tensor], grids: Mapping[str, TargetGrid]) -> dict[str, Tensor]:
         outputs = {"logits": found["logits"], **(self.balance() if self.balance is not None else {})}
         for key, head in self.heads.items():
             features = found[self._sources[key].name]
             if key in grids:
-                features = resample_grid(features, grids[key])
+                features = grids[key].resample(features)
+                if grids[key].is_shifted:
+                    outputs[valid_output(key)] = grids[key].valid().to(features.device)
             elif features.ndim == 4:
                 features = features.mean(dim=(1, 2))
             outputs[f"feature_{key}"] = head(features)
@@ -104,10 +107,12 @@ def build_student(
     losses: Sequence[Loss],
     target_shapes: Sequence[Mapping[int, tuple[int, ...]]],
     balance: nn.Module | None = None,
+    covers: Sequence[Mapping[int, tuple[Cover, Cover]]] = (),
 ) -> StudentModel:
     """The student with a head for each feature loss.
 
-    For each kind of views, `target_shapes` maps the index of a feature loss in `losses` to (D,) or (H, W, D).
+    For each kind of views, `target_shapes` maps the index of a feature loss in `losses` to (D,) or (H, W, D), and
+    `covers` that of a loss on maps to what of a view the target's grid and the student's cover, if not the whole.
 
     Backbone parameters that no loss reaches (the classifier, where all losses are on features) require no gradients:
     DistributedDataParallel would wait for them for ever.
@@ -138,8 +143,12 @@ def build_student(
         for key, loss in feature_losses.items()
     }
     grids = [
-        {key: _grid(of_kind[int(key)]) for key, source in sources.items() if source.output == "spatial"}
-        for of_kind in target_shapes
+        {
+            key: _grid(of_kind[int(key)], covers[number].get(int(key)) if covers else None)
+            for key, source in sources.items()
+            if source.output == "spatial"
+        }
+        for number, of_kind in enumerate(target_shapes)
     ]
     _freeze_unreached(backbone, config, num_classes=num_classes, losses=losses)
     return StudentModel(backbone, heads=heads, sources=sources, grids=grids, balance=balance)
@@ -157,9 +166,15 @@ def _needed(sources: Iterable[Source], *, logits: bool) -> tuple[tuple[str, ...]
     return (("logits",) if logits else ()) + tuple(names), tuple(stages)
 
 
-def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
+def _grid(shape: tuple[int, ...], covers: tuple[Cover, Cover] | None) -> TargetGrid:
     height, width, _ = shape
-    return height, width
+    cover, own_cover = covers or (WHOLE, WHOLE)
+    return TargetGrid(size=(height, width), cover=cover, own_cover=own_cover)
+
+
+def valid_output(key: str) -> str:
+    """What the mask [H, W] of a head's comparable cells is called among a student's outputs; absent where all are."""
+    return f"valid_{key}"
 
 
 def _freeze_unreached(backbone: nn.Module, config: Student, *, num_classes: int | None, losses: Sequence[Loss]) -> None:

@@ -1,6 +1,6 @@
 """What makes two training runs the same run: a fingerprint over everything that decides the student's weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd_ray.cache.order import Order
@@ -39,6 +39,7 @@ def distilled_fingerprint(
     student_weights: str | None,
     transforms: Mapping[int, FrozenTransform] | None = None,
     live: Mapping[str, Missing] | None = None,
+    covers: Sequence[Mapping[int, Any]] = (),
 ) -> str:
     """Of a student that follows teachers; `views` and `targets` (target set, output) are by kind of view, as is what is
     computed `live` beside them; `student_weights` is the file's version, `transforms` are by the index of the loss.
@@ -56,6 +57,7 @@ def distilled_fingerprint(
             # the version is in `train`
             **({"transforms": {str(index): each.digest for index, each in transforms.items()}} if transforms else {}),
             "train": recipe.train.model_dump(mode="json", exclude=_speed_only(recipe.train)),
+            **({"covers": [{str(i): each for i, each in of.items()} for of in covers]} if any(covers) else {}),
             **({"live": {kind: each.to_json() for kind, each in live.items()}} if live else {}),
         }
     )

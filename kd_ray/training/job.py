@@ -16,6 +16,7 @@ from kd_ray.config.train import MissingTargets
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.models.weights import save_weights
 from kd_ray.storage import join, open_storage
+from kd_ray.students.grids import Cover
 from kd_ray.students.student import StudentModel, build_student
 from kd_ray.training.averaging import StoredShelf
 from kd_ray.training.balance import build_balance
@@ -52,7 +53,8 @@ class TrainJob:
     `target_shapes` are, for each kind of views, those of the feature losses' targets by the loss's index. `source` has
     what is cached by kind, the teachers in the loop, or both; None is training without a teacher. `transforms`, by a
     loss's index, standardise its targets. `waiting` says how long to wait for what is not cached yet, and `snapshot`
-    what a run on a part of a cache was planned with.
+    what a run on a part of a cache was planned with. `covers` are, by kind and loss, what of a view the grids of the
+    target and of the student cover, where that is not the same.
     """
 
     name: str
@@ -71,6 +73,7 @@ class TrainJob:
     transforms: Mapping[int, FrozenTransform] = field(default_factory=dict)
     waiting: Waiting | None = None
     snapshot: Snapshot | None = None
+    covers: Sequence[Mapping[int, tuple[Cover, Cover]]] = ()
 
     def losses_on(self, device: torch.device) -> WeightedLosses:
         """The losses, with the transforms of their targets on `device`; raises what opening those does."""
@@ -91,6 +94,7 @@ def build(job: TrainJob) -> StudentModel:
         num_classes=job.num_classes,
         losses=job.losses.losses,
         target_shapes=job.target_shapes,
+        covers=job.covers,
         balance=build_balance(job.losses.balance, num_teachers=len(job.losses.teacher_names)),
     )
 

@@ -26,6 +26,7 @@ from kd_ray.training.snapshot import full_order, labelled_order
 from kd_ray.training.sources import CachedSource, PartialSource
 from kd_ray.training.waiting import Waiting
 from pipelines.context import Run
+from pipelines.stages.covers import Covers, differing_covers
 from pipelines.stages.partial import (
     applies,
     cached_sources,
@@ -51,7 +52,8 @@ def distilled_job(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTe
     complete = cached_sources(recipe, plan)
     whole = _order(recipe, corpus, plan.training_spans)
     transforms = _frozen_transforms(recipe, complete)
-    of_complete = _fingerprint(recipe, corpus, whole, complete, transforms=transforms)
+    covers = differing_covers(recipe, teachers)
+    of_complete = _fingerprint(recipe, corpus, whole, complete, transforms=transforms, covers=covers)
     pinned = pin(run, complete, fingerprint=of_complete)
     if not pinned.anything:
         job = _job_on(recipe, corpus, teachers, order=whole, fingerprint=of_complete, source=complete)
@@ -65,7 +67,7 @@ def distilled_job(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTe
             corpus,
             teachers,
             order=order,
-            fingerprint=_fingerprint(recipe, corpus, order, rest, transforms=transforms),
+            fingerprint=_fingerprint(recipe, corpus, order, rest, transforms=transforms, covers=covers),
             source=rest,
         )
     else:
@@ -74,10 +76,12 @@ def distilled_job(run: Run, corpus: PackedCorpus, teachers: Mapping[str, KnownTe
             corpus,
             teachers,
             order=whole,
-            fingerprint=_fingerprint(recipe, corpus, whole, complete, transforms=transforms, live=pinned.missing),
+            fingerprint=_fingerprint(
+                recipe, corpus, whole, complete, transforms=transforms, covers=covers, live=pinned.missing
+            ),
             source=with_live(recipe, teachers, complete, pinned),
         )
-    job = replace(job, transforms=transforms)
+    job = replace(job, transforms=transforms, covers=covers if any(covers) else ())
     if pinned.anything:
         job = replace(job, snapshot=snapshot_of(recipe, plan, pinned.missing))
     if applies(run) and recipe.train.missing_targets == "wait":
@@ -115,6 +119,7 @@ def _fingerprint(
     cached: Mapping[str, CachedSource],
     *,
     transforms: Mapping[int, FrozenTransform],
+    covers: Covers,
     live: Mapping[str, Missing] | None = None,
 ) -> str:
     return distilled_fingerprint(
@@ -125,6 +130,7 @@ def _fingerprint(
         targets={kind: each.outputs for kind, each in cached.items()},
         student_weights=_weights_signature(recipe),
         transforms=transforms,
+        covers=covers,
         live=live,
     )
 
@@ -212,6 +218,7 @@ def reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) -> 
         order=order,
         source=None,
         transforms={},
+        covers=(),
         waiting=None,
         snapshot=None,
     )

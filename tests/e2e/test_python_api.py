@@ -32,6 +32,7 @@ metrics = kd_ray.distill(
     epochs=2,
     overrides={
         "cluster": {"temp_dir": ray_folder},
+        "export": {"heads": True},
         "train": {
             "losses": [
                 {"kind": "kd", "temperature": 2.0},
@@ -66,4 +67,8 @@ def test_a_folder_of_ones_own_in_one_call(tmp_path: Path) -> None:
     assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
     num_train = 120 - int(metrics["student/num_images"])
     assert metrics["extract/teacher_forwards"] == num_train * 2 + metrics["student/num_images"]
-    assert (tmp_path / "out" / "export" / "student" / "model.safetensors").exists()
+    exported = tmp_path / "out" / "export" / "student"
+    assert (exported / "model.safetensors").exists()
+    told = json.loads((exported / "heads.json").read_text())
+    assert [(each["output"], each["teacher"]) for each in told] == [("summary", "teacher"), ("spatial", "teacher")]
+    assert f"| top1 | {metrics['student/top1']:.6g} |" in (exported / "README.md").read_text()

@@ -93,6 +93,8 @@ class WeightedLosses:
     ) -> Tensor:
         """The term of some samples alone, by their share of the batch."""
         found = kept_outputs(outputs, ("logits", f"feature_{index}"), rows_B)
+        if f"valid_{index}" in outputs:
+            found[f"valid_{index}"] = outputs[f"valid_{index}"]
         num_kept = int(rows_B.sum())
         if not num_kept:  # gradients of zero: DistributedDataParallel waits for one of each head
             return torch.stack([each.float().sum() for each in found.values()]).sum()
@@ -115,7 +117,11 @@ class WeightedLosses:
                 assert isinstance(target, Tensor), "the k greatest are of logits"
                 if index in self.standardizers:
                     target = self.standardizers[index](target)
-                return FEATURE_DISTANCES[distance](outputs[f"feature_{index}"], target)
+                predicted = outputs[f"feature_{index}"]
+                if f"valid_{index}" in outputs:
+                    valid_HW = outputs[f"valid_{index}"].bool()
+                    predicted, target = predicted[:, valid_HW], target[:, valid_HW]
+                return FEATURE_DISTANCES[distance](predicted, target)
 
 
 def term_name(index: int, loss: Loss) -> str:
