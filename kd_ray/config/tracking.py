@@ -30,3 +30,6 @@ class Tracking(Section):
     tensorboard: bool = True
     mlflow: Mlflow | None = None
     wandb: Wandb | None = None
+
+
+NO_TRACKING = Tracking(tensorboard=False)

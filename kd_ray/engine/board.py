@@ -25,6 +25,7 @@ class ProgressBoard:
 
     def __init__(self) -> None:
         self._standing = Standing(0, 0, "")
+        self._lines: list[str] = []
 
     def write(self, standing: Standing) -> None:
         """Replace what stands."""
@@ -34,12 +35,24 @@ class ProgressBoard:
         """What stands."""
         return self._standing
 
+    def tell(self, line: str) -> None:
+        """A line for people, which is shown once."""
+        self._lines.append(line)
+
+    def told(self) -> list[str]:
+        """The lines since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
 
 class watched_board:  # noqa: N801  # reads as what it is: with watched_board(on_progress) as board
-    """A remote board for the time of a block, read by a thread that tells `on_progress`."""
+    """A remote board for the time of a block, read by a thread that tells `on_progress`, and `on_line` of new lines."""
 
-    def __init__(self, on_progress: Callable[[Standing], None]) -> None:
+    def __init__(
+        self, on_progress: Callable[[Standing], None], *, on_line: Callable[[str], None] = lambda _line: None
+    ) -> None:
         self._on_progress = on_progress
+        self._on_line = on_line
         self._stop = threading.Event()
         self._board: Any = ray.remote(num_cpus=0)(ProgressBoard).remote()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -58,8 +71,10 @@ class watched_board:  # noqa: N801  # reads as what it is: with watched_board(on
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
             try:
-                standing = ray.get(self._board.read.remote(), timeout=POLL_S)
+                standing, lines = ray.get([self._board.read.remote(), self._board.told.remote()], timeout=POLL_S)
             except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
                 continue  # the board is only for show: it may still be starting, or its node be gone
+            for line in lines:
+                self._on_line(line)
             if standing.total:
                 self._on_progress(standing)

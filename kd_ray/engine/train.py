@@ -1,8 +1,9 @@
 """The train stage on Ray Train: one worker group trains student after student, since a group costs 20 s to start."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from kd_ray.config.resources import Resources
+from kd_ray.config.tracking import NO_TRACKING
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.corpus.source import SplitName
@@ -27,6 +29,8 @@ from kd_ray.engine.session import hush, limit_threads, worker_device
 from kd_ray.evaluate.predict import evaluating, predict
 from kd_ray.storage import is_remote
 from kd_ray.students.student import StudentModel
+from kd_ray.telemetry.trackers import Tracker, opened_trackers, tracker_names
+from kd_ray.telemetry.training_lines import TrainingLines
 from kd_ray.training.fit import Metrics, State
 from kd_ray.training.job import TrainJob, build, decode_state, encode_state, is_finished, save_run, train
 from kd_ray.training.prepare import prepare
@@ -54,6 +58,7 @@ def train_group(
     storage_uri: str,
     max_failures: int,
     on_progress: Callable[[Standing], None],
+    on_line: Callable[[str], None] = lambda _line: None,
 ) -> None:
     """Train every job of `group` that is not finished; the same `name` and `storage_uri` go on from a last checkpoint.
 
@@ -62,13 +67,12 @@ def train_group(
     """
     hush()
     for attempts_left in reversed(range(max_failures + 1)):
-        if _attempt(group, name=name, storage_uri=storage_uri, on_progress=on_progress, is_last=attempts_left == 0):
+        board = watched_board(on_progress, on_line=on_line)
+        if _attempt(group, name=name, storage_uri=storage_uri, watched=board, is_last=attempts_left == 0):
             return
 
 
-def _attempt(
-    group: TrainGroup, *, name: str, storage_uri: str, on_progress: Callable[[Standing], None], is_last: bool
-) -> bool:
+def _attempt(group: TrainGroup, *, name: str, storage_uri: str, watched: watched_board, is_last: bool) -> bool:
     """Run the worker group to its end; False where it failed in a way that another try may mend.
 
     Ray would retry our own errors too (a wrong model, a corrupt cache, a loss that is not finite), at 20 s a time, so
@@ -78,7 +82,7 @@ def _attempt(
     run_settings: dict[str, Any] = {"logging_config": LoggingConfig(log_level="ERROR")}
     num_gpus = group.resources.num_gpus
     try:
-        with watched_board(on_progress) as board:
+        with watched as board:
             TorchTrainer(
                 _train_on_worker,
                 train_loop_config={"group": group, "board": board},
@@ -146,22 +150,37 @@ def _train_job(job: TrainJob, group: TrainGroup, *, board: Any, done: int, total
     hooks = _WorkerHooks(
         job=job, group=group, board=board, network=student, student=plain, corpus=corpus, done=done, total=total
     )
-    result = train(
-        job,
-        network,
-        corpus=corpus,
-        worker=context.get_world_rank(),
-        num_workers=world_size,
-        hooks=hooks,
-        resume=_restored(job),
-        on_wait=hooks.wait,
-    )
+    resume = _restored(job)
+    tracking = job.tracking if context.get_world_rank() == 0 else NO_TRACKING
+    with opened_trackers(
+        tracking, run_uri=job.run_uri, name=job.name, facts=job.facts(), first_step=_step_of(resume)
+    ) as trackers:
+        result = train(
+            job,
+            network,
+            corpus=corpus,
+            worker=context.get_world_rank(),
+            num_workers=world_size,
+            hooks=hooks,
+            resume=resume,
+            on_wait=hooks.wait,
+            on_entry=partial(_track, trackers),
+        )
     if world_size > 1:
         num_rounded = torch.tensor(result.num_rounded, device=device)
         torch.distributed.all_reduce(num_rounded)
         result = replace(result, num_rounded=int(num_rounded))
     if context.get_world_rank() == 0:
         save_run(job, plain, result)
+
+
+def _track(trackers: Sequence[Tracker], entry: Metrics) -> None:
+    for tracker in trackers:
+        tracker.log(int(entry["step"]), tracker_names(entry))
+
+
+def _step_of(state: State | None) -> int:
+    return 0 if state is None else int(state["step"]) + 1
 
 
 def _restored(job: TrainJob) -> State | None:
@@ -193,6 +212,13 @@ class _WorkerHooks:
         self._network = network
         self._done, self._total = done, total
         self._logged = done
+        self._lines = TrainingLines(
+            name=job.name,
+            num_steps=job.settings.num_steps,
+            num_workers=group.num_workers,
+            global_batch_size=job.stream.global_batch_size,
+            num_cpus=group.resources.num_cpus,
+        )
         context = ray.train.get_context()
         self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
 
@@ -205,6 +231,8 @@ class _WorkerHooks:
         if self._rank == 0:
             note = f"{self._job.name}: loss {metrics['loss']:.3f}"
             self._board.write.remote(Standing(self._logged, self._total, note))
+            for line in self._lines.after(step, metrics):
+                self._board.tell.remote(line)
 
     def evaluate(self, step: int) -> Metrics:
         """Top-1 on the val split, on test where there is none; each worker looks at its share of the row groups."""

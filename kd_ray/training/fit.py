@@ -1,7 +1,7 @@
 """The training loop: batches in, a trained student out. It knows neither Ray nor the cache."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -94,12 +94,14 @@ def fit(
     hooks: Hooks,
     resume: State | None,
     shelf: Shelf | None = None,
+    on_entry: Callable[[Metrics], None] = lambda _entry: None,
 ) -> FitResult:
     """Train `network` (bare, wrapped for data parallelism, or sharded) for the steps of `settings` that `resume` has
     not seen.
 
     It is called with a list of the inputs [B, C, H, W] of every part of a batch, and gives as many mappings of outputs.
-    `batches` starts where `resume` stopped. `shelf` is needed where `average_best` is asked.
+    `batches` starts where `resume` stopped. `shelf` is needed where `average_best` is asked. `on_entry` is told of
+    every entry of the history when it is made.
 
     Raises:
         TrainingError: the loss is not finite; the step and its samples are named.
@@ -121,7 +123,7 @@ def fit(
         accumulate_batches=settings.accumulate_batches,
         channels_last=settings.channels_last,
     )
-    loop = _Loop(settings=settings, hooks=hooks, state=state, shelf=shelf)
+    loop = _Loop(settings=settings, hooks=hooks, state=state, shelf=shelf, on_entry=on_entry)
     network.train()
     while state.stopped is None and state.step < settings.num_steps:
         before_s = time.perf_counter()
@@ -143,6 +145,7 @@ class _Loop:
     hooks: Hooks
     state: TrainingState
     shelf: Shelf | None
+    on_entry: Callable[[Metrics], None]
     watch: FiniteWatch = field(default_factory=FiniteWatch)
 
     def look_up(self) -> None:
@@ -166,7 +169,7 @@ class _Loop:
         self.watch.look()
         metrics = self.state.window.metrics(self.state.learning_rate)
         self.hooks.log(self.state.step, metrics)
-        self.state.history.append({"step": self.state.step, **metrics})
+        self._note({"step": self.state.step, **metrics})
         self.state.window = Window()
 
     def _evaluate(self) -> None:
@@ -177,7 +180,7 @@ class _Loop:
             with with_weights(bare(state.network), state.average.tensors):
                 of_average = self.hooks.evaluate(state.step)
             found |= {f"{name}{EMA_SUFFIX}": value for name, value in of_average.items()}
-        state.history.append({"step": state.step, **found})
+        self._note({"step": state.step, **found})
         state.network.train()
         if settings.average_best is not None and state.step in self._best_steps():
             weights = state.whole_weights()
@@ -227,8 +230,12 @@ class _Loop:
         on_device = {name: each.to(self._device) for name, each in mean.items()}
         with with_weights(network, on_device):
             found = self.hooks.evaluate(self.state.step)
-        self.state.history.append({"step": self.state.step, **{f"{name}_best": value for name, value in found.items()}})
+        self._note({"step": self.state.step, **{f"{name}_best": value for name, value in found.items()}})
         return mean
+
+    def _note(self, entry: Metrics) -> None:
+        self.state.history.append(entry)
+        self.on_entry(entry)
 
     def _is_out_of_time(self) -> bool:
         limit_s = self.settings.max_time_s

@@ -12,6 +12,7 @@ from kd_ray.cache.order import Order
 from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.config.corpus import Labels
 from kd_ray.config.student import Student
+from kd_ray.config.tracking import NO_TRACKING, Tracking
 from kd_ray.config.train import MissingTargets
 from kd_ray.corpus.packed import CorpusAddress, PackedCorpus
 from kd_ray.models.weights import save_weights
@@ -22,7 +23,7 @@ from kd_ray.training.averaging import StoredShelf
 from kd_ray.training.balance import build_balance
 from kd_ray.training.batches import BatchStream, NoTargets, StreamSettings, TargetSource
 from kd_ray.training.fit import FitResult, FitSettings, Hooks, Metrics, State, fit, samples_consumed
-from kd_ray.training.losses.weighted import WeightedLosses
+from kd_ray.training.losses.weighted import WeightedLosses, term_name
 from kd_ray.training.partial import PartialTargets, PartialViews
 from kd_ray.training.prepare import determinism, prepare
 from kd_ray.training.sources import CachedSource, LiveSource, PartialSource
@@ -74,6 +75,21 @@ class TrainJob:
     waiting: Waiting | None = None
     snapshot: Snapshot | None = None
     covers: Sequence[Mapping[int, tuple[Cover, Cover]]] = ()
+    tracking: Tracking = NO_TRACKING
+
+    def facts(self) -> dict[str, str]:
+        """What tells this run from others, for trackers."""
+        optimizer = self.settings.optimizer
+        return {
+            "student": self.student.model.title,
+            "losses": ", ".join(term_name(index, loss) for index, loss in enumerate(self.losses.losses)),
+            "num_steps": str(self.settings.num_steps),
+            "global_batch_size": str(self.stream.global_batch_size),
+            "optimizer": optimizer.kind,
+            "learning_rate": str(optimizer.learning_rate),
+            "precision": self.settings.precision,
+            "seed": str(self.seed),
+        }
 
     def losses_on(self, device: torch.device) -> WeightedLosses:
         """The losses, with the transforms of their targets on `device`; raises what opening those does."""
@@ -156,8 +172,11 @@ def train(
     hooks: Hooks,
     resume: State | None,
     on_wait: Callable[[str], None] = lambda _note: None,
+    on_entry: Callable[[Metrics], None] = lambda _entry: None,
 ) -> FitResult:
-    """Train `network` on this worker's share of every batch; `on_wait` hears from any thread what it waits for."""
+    """Train `network` on this worker's share of every batch; `on_wait` hears from any thread what it waits for, and
+    `on_entry` of every entry of the history.
+    """
     device = next(network.parameters()).device
     patience = _patience(job, on_wait)
     targets, views = open_source(job, device, patience=patience)
@@ -175,7 +194,16 @@ def train(
     shelf = StoredShelf(open_storage(join(job.run_uri, BEST_FOLDER)))
     try:
         with determinism(on=job.settings.deterministic):
-            result = fit(network, batches, losses, settings=job.settings, hooks=hooks, resume=resume, shelf=shelf)
+            result = fit(
+                network,
+                batches,
+                losses,
+                settings=job.settings,
+                hooks=hooks,
+                resume=resume,
+                shelf=shelf,
+                on_entry=on_entry,
+            )
         return replace(result, num_rounded=sum(each.num_rounded for each in targets.values()))
     finally:
         if patience is not None:

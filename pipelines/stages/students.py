@@ -171,6 +171,7 @@ def _job_on(
         else (source if reads_the_cache(recipe) else None),
         settings=_settings(train, train.num_steps(order.num_samples)),
         seed=train.seed,
+        tracking=train.tracking,
     )
 
 

@@ -8,6 +8,7 @@ from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.extraction.plan import KnownTeacher
 from kd_ray.storage import join, open_storage
 from kd_ray.telemetry.progress import Meter
+from kd_ray.telemetry.trackers import require_trackers
 from kd_ray.training.job import RUN_FILE, TrainJob, is_finished
 from pipelines.context import Record, Run, key_of, show_on
 from pipelines.stages.partial import (
@@ -39,6 +40,8 @@ def train_students(
         run.committed_outcome("train", key=key, detail=_describe(students))
         return students
 
+    require_trackers(run.recipe.train.tracking)
+
     def do(meter: Meter) -> tuple[list[TrainedStudent], int, str]:
         needs = run.recipe.train.resources_per_worker
         run.session.start_for(
@@ -60,6 +63,7 @@ def train_students(
             storage_uri=join(run.storage.uri, "runs"),
             max_failures=train.max_failures,
             on_progress=show_on(meter),
+            on_line=lambda line: run.console.print(f"  {line}", highlight=False, soft_wrap=True),
         )
         students = _finished(jobs)
         return students, sum(int(each.record["images"]) for each in students), _describe(students)
@@ -82,6 +86,8 @@ def _describe(students: list[TrainedStudent]) -> str:
     first = students[0].record
     names = " and ".join(each.job.name for each in students)
     told = f"{names}: {first['num_parameters'] / 1e3:,.0f} k parameters, {first['num_steps']:,} steps each"
+    for each in students:
+        told += _describe_end(each)
     if first.get("num_rounded_views"):
         told += (
             f". WARNING: of the checked views {first['num_rounded_views']:,} differ from what the teacher saw by "
@@ -89,4 +95,22 @@ def _describe(students: list[TrainedStudent]) -> str:
         )
     if first.get("snapshot"):
         told += f". {describe_missing(first['snapshot'])}"
+    return told
+
+
+def _describe_end(student: TrainedStudent) -> str:
+    """Why a run has ended before its last step, and which weights count, with what they and the last ones reached."""
+    record, told = student.record, ""
+    if record.get("stopped"):
+        told += f". {student.job.name} took {record['num_steps']:,}: {record['stopped']}"
+    exported = record.get("exported", "last")
+    if exported != "last":
+        suffix = f"_{exported}"
+        found = {name: value for entry in record["history"] for name, value in entry.items() if "top1" in name}
+        scores = [
+            f"{100 * value:.2f} %, the last weights {100 * found[name.removesuffix(suffix)]:.2f} %"
+            for name, value in found.items()
+            if name.endswith(suffix)
+        ]
+        told += f". Exported of {student.job.name}: {exported} ({'; '.join(scores) or 'not measured'})"
     return told
