@@ -9,33 +9,11 @@ import pytest
 
 from tests.e2e.conftest import FinishedRun
 from tests.support.processes import ROOT, SMALL, kd_ray, ray_folder, start, wait_until
+from tests.support.train_workers import train_workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETTINGS = (*SMALL, "train.epochs=20", "train.checkpoint_every_steps=50", "train.reference=false")
-
-
-def train_workers(ray: Path) -> list[int]:
-    """Process ids of the training workers of the cluster that lives in the folder `ray`."""
-    raylets = {pid for pid, command in commands().items() if str(ray) in command and "raylet" in command}
-    return sorted(pid for pid, command in commands().items() if "RayTrainWorker" in command and parent(pid) in raylets)
-
-
-def commands() -> dict[int, str]:
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            found[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return -1
 
 
 def student_of(finished: FinishedRun, out: Path, *, kill: bool) -> bytes:
