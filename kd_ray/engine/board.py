@@ -70,11 +70,15 @@ class watched_board:  # noqa: N801  # reads as what it is: with watched_board(on
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
-            try:
-                standing, lines = ray.get([self._board.read.remote(), self._board.told.remote()], timeout=POLL_S)
-            except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
-                continue  # the board is only for show: it may still be starting, or its node be gone
-            for line in lines:
-                self._on_line(line)
-            if standing.total:
-                self._on_progress(standing)
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        try:
+            standing, lines = ray.get([self._board.read.remote(), self._board.told.remote()], timeout=POLL_S)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+            return  # the board is only for show: it may still be starting, or its node be gone
+        for line in lines:
+            self._on_line(line)
+        if standing.total:
+            self._on_progress(standing)
