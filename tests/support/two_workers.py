@@ -13,12 +13,13 @@ import torch.distributed
 import torch.multiprocessing
 from torch import Tensor, nn
 
-from kd_ray.config.losses import FeatureLoss, Head
+from kd_ray.config.heads import LinearHead
+from kd_ray.config.losses import FeatureLoss
 from kd_ray.config.models import TimmModel
 from kd_ray.config.optim import Optimizer
 from kd_ray.models import build_model
 from kd_ray.students.heads import build_head
-from kd_ray.students.student import StudentModel
+from kd_ray.students.student import Source, StudentModel
 from kd_ray.training.batches import Batch, Part
 from kd_ray.training.fit import FitResult, FitSettings, Metrics, State, fit
 from kd_ray.training.job import decode_state, encode_state
@@ -31,7 +32,7 @@ NUM_WORKERS, SHARE, SIZE_PX, NUM_CLASSES, WIDTH = 2, 4, 32, 3, 5
 NUM_STEPS, CHECKPOINT = 6, 3
 CPU = torch.device("cpu")
 LOSSES = WeightedLosses(
-    losses=(FeatureLoss(kind="feature", output="summary", head=Head(kind="linear")),), teachers=("teacher",)
+    losses=(FeatureLoss(kind="feature", output="summary", head=LinearHead(kind="linear")),), teachers=("teacher",)
 )
 
 
@@ -115,8 +116,8 @@ def _student() -> StudentModel:
     backbone = build_model(TimmModel(kind="timm", name="test_vit"), num_classes=NUM_CLASSES)
     for parameter in backbone.get_classifier().parameters():  # type: ignore[operator]
         parameter.requires_grad = False
-    head = build_head(Head(kind="linear"), in_width=backbone.num_features, out_width=WIDTH)  # type: ignore[arg-type]
-    return StudentModel(backbone, heads={"0": head}, sources={"0": "summary"}, grids=[{}])
+    head = build_head(LinearHead(kind="linear"), in_width=backbone.num_features, out_width=WIDTH)  # type: ignore[arg-type]
+    return StudentModel(backbone, heads={"0": head}, sources={"0": Source(output="summary")}, grids=[{}])
 
 
 def _batch(step: int, rank: int) -> Batch:
