@@ -14,6 +14,7 @@ from kd_ray.config.layers import POLICY, beyond, merged
 from kd_ray.config.presets import names_preset, with_preset
 from kd_ray.config.problems import Problem, describe, origin_of, problems_of
 from kd_ray.config.recipe import Recipe
+from kd_ray.config.students import mistakes_of_students
 from kd_ray.errors import RecipeError
 
 COMMAND_LINE = "command line"
@@ -65,6 +66,8 @@ def recipe_from_values(
     except ValidationError as error:
         invalid = problems_of(error, Recipe, origins=origins, default_origin=default_origin)
         found += [each for each in invalid if UNKNOWN not in str(each)]  # echoes of a mistake already listed
+    of_students = mistakes_of_students(values, origins=origins, default_origin=default_origin, known=found)
+    found += [each for each in of_students if UNKNOWN not in str(each)]
     if found:
         raise RecipeError(describe(found))
     return recipe

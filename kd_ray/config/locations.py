@@ -16,11 +16,21 @@ def with_absolute_locations(recipe: Recipe, *, base: Path) -> Recipe:
 def _absolute(value: Any, base: Path) -> Any:
     if isinstance(value, dict):
         return {
-            key: str(base / Path(inner.removeprefix("file://")).expanduser())
-            if key in LOCATION_KEYS and isinstance(inner, str) and "://" not in inner.removeprefix("file://")
-            else _absolute(inner, base)
-            for key, inner in value.items()
+            key: _located(inner, base) if _is_location(key) else _absolute(inner, base) for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
         return [_absolute(each, base) for each in value]
     return value
+
+
+def _is_location(key: str) -> bool:
+    """Whether the last word of a key, which in a grid is a dotted path, says that a location follows."""
+    return key.rpartition(".")[2] in LOCATION_KEYS
+
+
+def _located(value: Any, base: Path) -> Any:
+    if isinstance(value, str) and "://" not in value.removeprefix("file://"):
+        return str(base / Path(value.removeprefix("file://")).expanduser())
+    if isinstance(value, list | tuple):
+        return [_located(each, base) for each in value]
+    return _absolute(value, base)

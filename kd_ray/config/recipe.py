@@ -1,6 +1,6 @@
 """A recipe: one file that fully determines a run. This module imports neither torch nor ray."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
 from kd_ray.config.models import Name
 from kd_ray.config.resources import Resources
 from kd_ray.config.student import Student
+from kd_ray.config.sweep import Sweep, misplaced
 from kd_ray.config.teacher import Teacher
 from kd_ray.config.train import Train
 from kd_ray.config.views import EVALUATION_POLICY, Policy, Views
@@ -63,6 +64,12 @@ class Recipe(Section):
     teachers: dict[Name, Teacher] = Field(default={})
     cache: CacheSettings
     student: Student
+    students: dict[Name, dict[str, Any]] = Field(
+        default={},
+        description="several students by name, each with the fields of student (and under train of train) that differ",
+        exclude_if=lambda students: not students,
+    )
+    sweep: Sweep | None = Field(default=None, exclude_if=lambda sweep: sweep is None)
     train: Train
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
@@ -79,10 +86,16 @@ class Recipe(Section):
             *self._mask_problems(),
             *self._kind_problems(),
             *self._repeat_problems(),
+            *self._student_problems(),
         ]
         if problems:
             raise Misfits(problems)
         return self
+
+    @property
+    def has_many_students(self) -> bool:
+        """Whether `student` and `train` are what several students have in common, not one student by itself."""
+        return bool(self.students) or self.sweep is not None
 
     def all_teachers(self) -> dict[str, Teacher]:
         """Teachers by name; the single `teacher` is called by that word."""
@@ -210,6 +223,14 @@ class Recipe(Section):
             for path, model in models.items()
             for kind in model.input.kind_sizes_px
             if kind not in kinds
+        ]
+
+    def _student_problems(self) -> list[tuple[str, str]]:
+        """What is wrong with the list of students; each by itself is looked at by `kd_ray.config.students`."""
+        taken = set(self.all_teachers())
+        return [
+            *misplaced(self.students, self.sweep),
+            *((f"students.{name}", "a teacher has this name") for name in self.students if name in taken),
         ]
 
     def _repeat_problems(self) -> list[tuple[str, str]]:

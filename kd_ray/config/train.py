@@ -36,6 +36,11 @@ class Train(Section):
         exclude_if=lambda probability: probability == 0.0,
     )
     targets: Literal["cached", "live"] = "cached"
+    views: Literal["cached", "fresh"] = Field(
+        default="cached",
+        description="fresh: at every turn of an image a view that was never seen before, which needs targets: live",
+        exclude_if=lambda views: views == "cached",  # fingerprints over a dump are older than this field
+    )
     missing_targets: MissingTargets = Field(
         default="refuse",
         description="cached targets that another run has yet to extract: wait for them, skip their samples, or compute "
@@ -108,6 +113,9 @@ class Train(Section):
     evaluate_every_steps: PositiveInt = 200
     checkpoint_every_steps: PositiveInt = 500
     max_failures: Annotated[int, Field(ge=0)] = 3
+    max_parallel_students: PositiveInt | None = Field(
+        default=None, description="of several students, how many train at the same time; null: as many as there is room"
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Train":
@@ -126,6 +134,9 @@ class Train(Section):
                 for index, loss in enumerate(self.losses)
                 if isinstance(loss, FeatureLoss) and loss.standardize is not None
             ]
+        if self.views == "fresh" and self.targets == "cached":
+            reason = "a view that was never seen before has no cached targets; set targets: live, or views: cached"
+            found.append(("views", reason))
         if self.targets == "live" and self.missing_targets != "refuse":
             reason = f"missing_targets: {self.missing_targets} is about cached targets, but targets is live; remove one"
             found.append(("missing_targets", reason))

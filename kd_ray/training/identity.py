@@ -22,6 +22,7 @@ SPEED_ONLY = {
     "evaluate_every_steps",
     "checkpoint_every_steps",
     "max_failures",
+    "max_parallel_students",
     "reference",
     "tracking",
     "wait_limit_s",
@@ -53,7 +54,7 @@ def distilled_fingerprint(
                 for each in source.spans
             ],
             **_seen(recipe.views.policy, views, targets),
-            "num_views": recipe.views.count,
+            **({"num_views": recipe.views.count} if recipe.train.views == "cached" else {}),
             # the version is in `train`
             **({"transforms": {str(index): each.digest for index, each in transforms.items()}} if transforms else {}),
             "train": recipe.train.model_dump(mode="json", exclude=_speed_only(recipe.train)),

@@ -31,3 +31,14 @@ def test_home_and_file_urls_are_paths() -> None:
 def test_urls_and_all_other_values_stay() -> None:
     recipe = load_recipe(ROOT / "conf" / "prod.yaml")
     assert with_absolute_locations(recipe, base=Path("/home/me")) == recipe
+
+
+def test_so_are_the_weights_of_each_of_several_students() -> None:
+    recipe = load_recipe(
+        ROOT / "conf" / "quickstart.yaml",
+        ["students.a.weights=a.safetensors", "sweep.grid.student.weights=[b.safetensors,s3://bucket/c.safetensors]"],
+    )
+    absolute = with_absolute_locations(recipe, base=Path("/home/me"))
+    assert absolute.students["a"]["weights"] == "/home/me/a.safetensors"
+    assert absolute.sweep is not None
+    assert absolute.sweep.grid["student.weights"] == ("/home/me/b.safetensors", "s3://bucket/c.safetensors")
