@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.errors import WeightsError
-from kd_ray.storage import Storage, open_storage
+from kd_ray.storage import Storage, join, open_storage
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+STUDENT_FILE = "model.safetensors"  # in the folder of a finished run, and in that of an export
 WRAPPER_KEYS = ("state_dict", "model")
 MODULE_PREFIX = "module."
 # Counts training batches and decides no output; many published files lack it.
@@ -28,13 +29,13 @@ NUM_NAMED = 3
 def load_weights(module: nn.Module, uri: str) -> None:
     """Load `uri` into `module`, all keys or none; half-precision floats are cast to the module's dtype.
 
-    `.safetensors`, or a checkpoint of tensors read with `weights_only`; a `state_dict` or `model` wrapper and a
-    `module.` prefix (DataParallel) are taken off.
+    `.safetensors`, the folder of a student with such a file (`weights_file`), or a checkpoint of tensors read with
+    `weights_only`; a `state_dict` or `model` wrapper and a `module.` prefix (DataParallel) are taken off.
 
     Raises:
         WeightsError: there is no such file, it would execute code, or its keys, shapes or dtypes are not the module's.
     """
-    found = _read_tensors(uri)
+    found = _read_tensors(weights_file(uri))
     wanted = module.state_dict()
     problems = _differences(found, wanted)
     if problems:
@@ -43,6 +44,13 @@ def load_weights(module: nn.Module, uri: str) -> None:
             f"Give the weights of this very architecture and number of classes, or change the model to theirs."
         )
     module.load_state_dict({**wanted, **found})
+
+
+def weights_file(uri: str) -> str:
+    """The file of weights at `uri`: itself, or what a student's run or export has in a folder of that name."""
+    if PurePosixPath(uri).suffix in (".safetensors", *PICKLE_SUFFIXES):
+        return uri
+    return join(uri, STUDENT_FILE) if open_storage(uri).exists(STUDENT_FILE) else uri
 
 
 def save_weights(module: nn.Module, storage: Storage, name: str) -> None:
@@ -77,7 +85,8 @@ def _read_tensors(uri: str) -> dict[str, Tensor]:
     suffix = PurePosixPath(uri).suffix
     if suffix != ".safetensors" and suffix not in PICKLE_SUFFIXES:
         raise WeightsError(
-            f"{uri}: unknown kind of weights {suffix!r}; give .safetensors or {', '.join(PICKLE_SUFFIXES)}."
+            f"{uri}: unknown kind of weights {suffix!r}; give .safetensors or {', '.join(PICKLE_SUFFIXES)}, or the "
+            f"folder of a finished student, which holds {STUDENT_FILE}."
         )
     folder, _, name = uri.rpartition("/")
     try:

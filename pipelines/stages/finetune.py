@@ -12,6 +12,7 @@ from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import RecipeError
 from kd_ray.extraction.masks import refuse_without_masks
 from kd_ray.extraction.plan import KnownTeacher
+from kd_ray.models.weights import weights_file
 from kd_ray.storage import join
 from kd_ray.storage.signature import signature
 from kd_ray.telemetry.progress import Meter
@@ -212,7 +213,7 @@ def teacher_shapes(
 
 def _weights_key(run: Run, corpus: PackedCorpus, config: Teacher) -> str:
     """Which weights: of a file, its version; of the model's own, their name; of a finetuning, all that decides it."""
-    given = signature(config.weights) if config.weights else config.model.model_dump(mode="json")
+    given = signature(weights_file(config.weights)) if config.weights else config.model.model_dump(mode="json")
     if config.finetune is None:
         return key_of(weights=given)
     return key_of(

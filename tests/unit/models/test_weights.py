@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kd_ray.errors import WeightsError
 from kd_ray.models import load_weights, save_weights, state_fingerprint
 from kd_ray.models.cifar_resnet import CifarResNet
-from kd_ray.storage import LocalStorage, Storage
+from kd_ray.storage import LocalStorage, Storage, open_storage
 
 Writer = Callable[[dict[str, Tensor], Path], Path]
 
@@ -195,3 +195,16 @@ def test_fingerprint_sees_dtype_and_shape() -> None:
         module.register_buffer("x", state)
         fingerprints.add(state_fingerprint(module))
     assert len(fingerprints) == 3
+
+
+@pytest.mark.parametrize("folder", ["student-learning_rate-0.001-3fa0c1", "student"])
+def test_the_folder_of_a_finished_student_stands_for_its_weights(folder: str, tmp_path: Path) -> None:
+    student, other = network(1), network(2)
+    save_weights(student, open_storage(f"{tmp_path}/{folder}"), "model.safetensors")
+    load_weights(other, f"{tmp_path}/{folder}")
+    assert equal_states(other, student)
+
+
+def test_a_folder_without_a_student_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"folder of a finished student, which holds model\.safetensors"):
+        load_weights(network(0), str(tmp_path))
