@@ -12,6 +12,7 @@ from kd_ray.telemetry.units import human_bytes
 from kd_ray.views import max_kept_bytes
 from pipelines.context import Run
 from pipelines.stages.finetune import known_teacher, num_classes_of, teacher_shapes
+from pipelines.stages.many import student_lines
 from pipelines.stages.partial import policy_lines
 from pipelines.stages.plan import enlarged, make_plan, plan_table
 
@@ -20,6 +21,8 @@ def show_plan(run: Run) -> None:
     """Print the recipe with all defaults, then what of the cache is missing as far as it can be known."""
     recipe, console = run.recipe, run.console
     console.print(recipe_yaml(recipe), markup=False, highlight=False, soft_wrap=True)
+    for line in student_lines(recipe):
+        console.print(line, highlight=False, soft_wrap=True)
     corpus = _packed(recipe)
     known = {} if corpus is None else _known_teachers(run, corpus)
     if corpus is not None and len(known) == len(recipe.all_teachers()):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from kd_ray.config.models import Input, Model
 from kd_ray.config.problems import Problem, describe
 from kd_ray.config.recipe import Recipe
+from kd_ray.config.students import each_student
 from kd_ray.config.views import Policy
 from kd_ray.errors import ModelError, RecipeError
 from pipelines.context import Run, key_of
@@ -60,8 +61,14 @@ def given_sizes(recipe: Recipe) -> Iterator[Given]:
                 names=names,
                 spatial_stage=teacher.outputs.spatial_stage,
             )
-    for where, size_px in _sizes_of(recipe.student.input, recipe.views.policy, path="student.input"):
-        yield Given(path=where, size_px=size_px, model=recipe.student.model)
+    seen = []
+    for one in each_student(recipe):
+        student = one.recipe.student
+        path = f"student {student.name}: input" if recipe.has_many_students else "student.input"
+        for where, size_px in _sizes_of(student.input, recipe.views.policy, path=path):
+            if (student.model, size_px) not in seen:  # many may be one network, trained otherwise
+                seen.append((student.model, size_px))
+                yield Given(path=where, size_px=size_px, model=student.model)
 
 
 def _sizes_of(config: Input, policy: Policy, *, path: str) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -85,13 +92,16 @@ def refuse_misfits(given: Sequence[Given], *, title: str) -> None:
             problems.append(_misfit(each, patch_px, title=title))
     if problems:
         raise RecipeError(describe(problems))
+    wrong = []
     for each in given:
         try:
             output_shapes(
                 each.model, size_px=each.size_px, num_classes=None, names=each.names, spatial_stage=each.spatial_stage
             )
         except ModelError as error:
-            raise ModelError(f"recipe {title}: {each.path}: {error}") from error
+            wrong.append(f"recipe {title}: {each.path}: {error}")
+    if wrong:
+        raise ModelError("\n".join(wrong))
 
 
 def _misfit(given: Given, patch_px: tuple[int, int], *, title: str) -> Problem:

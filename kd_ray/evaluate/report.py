@@ -11,7 +11,7 @@ from kd_ray.evaluate.curves import HISTORY, curves_svg
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportContent:
-    """What the page shows; tables are rows of texts under headings."""
+    """What the page shows; tables are rows of texts under headings. `comparison` is of several students."""
 
     title: str
     summary: str
@@ -23,6 +23,8 @@ class ReportContent:
     contact_sheet_png: bytes
     contact_sheet_caption: str
     recipe_yaml: str
+    comparison: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
+    comparison_svg: str | None = None
 
 
 def render_report(content: ReportContent) -> str:

@@ -93,6 +93,7 @@ def reference_fingerprint(
         "balance",
         "teacher_dropout",
         "targets",
+        "views",
         "epochs",
         "steps_per_epoch",
         "max_steps",

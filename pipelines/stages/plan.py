@@ -11,6 +11,7 @@ from kd_ray.cache.units import Span
 from kd_ray.config.corpus import NoLabels
 from kd_ray.config.losses import FeatureLoss
 from kd_ray.config.recipe import Recipe
+from kd_ray.config.students import each_student
 from kd_ray.config.views import EVALUATION_VIEW_SEED
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import RecipeError
@@ -122,7 +123,7 @@ def unmixed(recipe: Recipe, corpus: PackedCorpus) -> list[str]:
 def enlarged(recipe: Recipe) -> list[str]:
     """A warning for each model whose input is larger than the pixels that are kept."""
     inputs = {f"teacher {name}": each.input for name, each in recipe.all_teachers().items()}
-    inputs[f"student {recipe.student.name}"] = recipe.student.input
+    inputs |= {f"student {one.recipe.student.name}": one.recipe.student.input for one in each_student(recipe)}
     policy, found = recipe.views.policy, []
     for kind in policy.kind_names:
         kept = recipe.views.kept(kind)
@@ -140,9 +141,15 @@ def break_even(plan: CachePlan, recipe: Recipe) -> str:
     """Teacher forward passes with and without a cache; says so where this run saves nothing."""
     cached = sum(each.forwards_total for kind in plan.training.values() for each in kind.values())
     num_samples = sum(next(iter(plan.training_views.values())).rows_of.values())
-    num_images = recipe.train.num_steps(num_samples) * recipe.train.global_batch_size
+    trained = [one.recipe.train for one in each_student(recipe)]
+    num_images = sum(train.num_steps(num_samples) * train.global_batch_size for train in trained)
     live = num_images * sum(recipe.views.policy.num_crops(kind) * len(each) for kind, each in plan.training.items())
     ratio = live / cached if cached else float("inf")
+    if len(trained) > 1:
+        return (
+            f"Without a cache these {len(trained)} students would run the teacher {live:,} times, with it {cached:,} "
+            "times in all; every further student runs it 0 times."
+        )
     if ratio <= 1:
         return (
             f"One student for {recipe.train.epochs:g} epochs runs the teacher {live:,} times without a cache, "
@@ -205,7 +212,7 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
             for name, teacher in teachers.items()
             if evaluated_outputs(recipe, teacher) and teacher.config.network is not None
         },
-        is_live=recipe.train.targets == "live",
+        is_live=all(one.recipe.train.targets == "live" for one in each_student(recipe)),
     )
 
 

@@ -1,7 +1,7 @@
 """report: what a person looks at (the table, report.html, views.png) and what a program reads (metrics.json)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -9,6 +9,7 @@ from rich.table import Table
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.resolved import recipe_yaml, versions
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.evaluate.comparison import HEADINGS, ComparedStudent, comparison_rows, comparison_svg
 from kd_ray.evaluate.report import ReportContent, render_report
 from kd_ray.evaluate.sheet_png import sheet_png
 from kd_ray.evaluate.sheet_samples import packed_group
@@ -18,6 +19,7 @@ from kd_ray.telemetry.progress import Meter
 from kd_ray.telemetry.units import human_bytes, human_seconds
 from pipelines.context import Outcome, Record, Run, key_of
 from pipelines.show_views import sheet_of, usual_num_draws
+from pipelines.stages.compare import compare_students, write_comparison
 from pipelines.stages.evaluate import Evaluation, Scores
 from pipelines.stages.extract import stored_bytes
 from pipelines.stages.partial import describe_missing, missing_counts
@@ -46,10 +48,11 @@ def write_report(
     plan: CachePlan,
     students: list[TrainedStudent],
     evaluation: Evaluation,
-    exported: Record,
+    exported: Sequence[Record],
 ) -> Report:
     """Write what is not written yet; metrics.json is written anew each time, since it counts what this run did."""
     results = _results(teachers, students, evaluation)
+    compared = compare_students(run, students, evaluation)
     html_uri = join(run.storage.uri, "report.html")
     key = key_of(results=results, recipe=run.recipe.model_dump(mode="json"))
     if run.storage.exists("report.html") and run.record("page", PAGE) == {"key": key}:
@@ -57,7 +60,7 @@ def write_report(
     else:
 
         def do(_meter: Meter) -> tuple[None, int, str]:
-            _write_page(run, corpus, plan, students, evaluation, results)
+            _write_page(run, corpus, plan, students, evaluation, results, compared)
             run.write_record("page", PAGE, {"key": key})
             return None, 0, html_uri
 
@@ -65,6 +68,9 @@ def write_report(
     metrics = _metrics(run, teachers, plan, students, evaluation, exported)
     run.storage.write("metrics.json", json.dumps(metrics, indent=1).encode())
     run.console.print(_table("results", _result_headings(evaluation), results))
+    if compared:
+        write_comparison(run, compared)
+        run.console.print(_table("students", HEADINGS, comparison_rows(compared)))
     run.console.print(_table("stages", STAGE_HEADINGS, _stage_rows(run.outcomes)))
     run.console.print(
         f"cache {human_bytes(stored_bytes(plan))}, teacher forwards in this run: "
@@ -81,6 +87,7 @@ def _write_page(
     students: list[TrainedStudent],
     evaluation: Evaluation,
     results: list[tuple[str, ...]],
+    compared: Sequence[ComparedStudent],
 ) -> None:
     recipe = run.recipe
     sheet = _sheet(recipe, corpus)
@@ -90,6 +97,8 @@ def _write_page(
             title=f"kd_ray: {recipe.name}",
             summary=_summary(run, corpus, students, evaluation),
             results=(_result_headings(evaluation), results),
+            comparison=(HEADINGS, comparison_rows(compared)) if compared else None,
+            comparison_svg=comparison_svg(compared),
             stages=(STAGE_HEADINGS, _stage_rows(run.outcomes)),
             facts=_facts(run, corpus, plan),
             histories={each.job.name: each.record["history"] for each in students},
@@ -212,7 +221,7 @@ def _metrics(
     plan: CachePlan,
     students: list[TrainedStudent],
     evaluation: Evaluation,
-    exported: Record,
+    exported: Sequence[Record],
 ) -> dict[str, float | int | str]:
     metrics: dict[str, float | int | str] = {"recipe": run.recipe.name, **run.counts}
     metrics["cache/bytes"] = stored_bytes(plan)
@@ -230,7 +239,7 @@ def _metrics(
         for key, count in missing_counts(student.record).items():
             metrics[f"{student.job.name}/{key}"] = count
         metrics[f"{student.job.name}/data_wait"] = round(student.record["data_wait_s"] / student.record["seconds"], 4)
-    metrics["export/uri"] = str(exported["uri"])
+    metrics["export/uri"] = str(exported[0]["uri"])
     return metrics
 
 

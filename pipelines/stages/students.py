@@ -13,6 +13,7 @@ from kd_ray.config.train import Train
 from kd_ray.corpus.packed import PackedCorpus
 from kd_ray.errors import RecipeError
 from kd_ray.extraction.plan import KnownTeacher
+from kd_ray.models.weights import weights_file
 from kd_ray.storage import join
 from kd_ray.storage.signature import signature
 from kd_ray.training.batches import StreamSettings, stream_kinds
@@ -164,7 +165,7 @@ def _job_on(
             }
             for kind in recipe.views.policy.kind_names
         ),
-        stream=_stream(recipe, fresh=False),
+        stream=_stream(recipe, fresh=train.views == "fresh"),
         order=order,
         source=(live if losses.needed_targets() else None)
         if train.targets == "live"
@@ -186,11 +187,12 @@ def _frozen_transforms(recipe: Recipe, cached: Mapping[str, CachedSource]) -> di
     }
 
 
-def reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) -> TrainJob:
+def reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob, *, student_name: str) -> TrainJob:
     """The same student, start, steps and batch size on the labelled images alone, a new view at every turn; nothing is
     stored of those, so they are rendered at the student's own size even where the pixels of views are kept.
 
-    Sources have the same shares, and samples the weights of their labels, as for the distilled student.
+    Sources have the same shares, and samples the weights of their labels, as for the distilled student. The run is
+    identified by `student_name`, which students that differ only in what they learn from have in common.
     """
     train = recipe.train
     order = labelled_order(
@@ -201,9 +203,9 @@ def reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) -> 
         window=train.shuffle_window,
         sampling=sampling_of(recipe),
     )
-    name = f"{recipe.student.name}-without-teacher"
+    of_name = recipe.model_copy(update={"student": recipe.student.model_copy(update={"name": student_name})})
     fingerprint = reference_fingerprint(
-        recipe,
+        of_name,
         corpus_id=corpus.annotated_id,
         order=order,
         student_weights=_weights_signature(recipe),
@@ -211,8 +213,9 @@ def reference_job(recipe: Recipe, corpus: PackedCorpus, distilled: TrainJob) -> 
     )
     return replace(
         distilled,
-        name=name,
-        run_uri=join(recipe.out, "runs", f"{name}-{fingerprint[:12]}"),
+        name=f"{recipe.student.name}-without-teacher",
+        run_uri=join(recipe.out, "runs", f"{student_name}-without-teacher-{fingerprint[:12]}"),
+        student=of_name.student,
         losses=WeightedLosses(losses=(CrossEntropyLoss(kind="cross_entropy"),), teachers=(None,)),
         target_shapes=({},) * len(recipe.views.policy.kind_names),
         stream=_stream(recipe, fresh=True),
@@ -236,7 +239,7 @@ def _stream(recipe: Recipe, *, fresh: bool) -> StreamSettings:
 
 
 def _weights_signature(recipe: Recipe) -> str | None:
-    return signature(recipe.student.weights) if recipe.student.weights is not None else None
+    return signature(weights_file(recipe.student.weights)) if recipe.student.weights is not None else None
 
 
 def check_student(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, KnownTeacher]) -> None:

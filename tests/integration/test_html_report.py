@@ -140,3 +140,14 @@ class TestCurves:
         one = curves_svg({"student": HISTORIES["student"]}, levels={})
         more = curves_svg({"student": HISTORIES["student"]}, levels=LEVELS)
         assert num_paths(more) > num_paths(one)
+
+
+def test_students_beside_each_other_are_shown_where_there_are_several() -> None:
+    headings, rows = ("student", "score"), [("wide", "87.50 % top1"), (EVIL, "50.00 % top1")]
+    html = render_report(replace(CONTENT, comparison=(headings, rows), comparison_svg="<svg><title>plot</title></svg>"))
+    text = Page(html).text
+    assert "Students beside each other" in text
+    assert "87.50 % top1" in text
+    assert "<title>plot</title>" in html
+    assert EVIL not in html
+    assert "Students beside each other" not in render_report(CONTENT)
