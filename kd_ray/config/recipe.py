@@ -18,7 +18,7 @@ from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
 from kd_ray.config.models import Name
 from kd_ray.config.resources import Resources
 from kd_ray.config.student import Student
-from kd_ray.config.sweep import Sweep, misplaced
+from kd_ray.config.sweep import Sweep, misplaced, mutual_problems
 from kd_ray.config.teacher import Teacher
 from kd_ray.config.train import Train
 from kd_ray.config.views import EVALUATION_POLICY, Policy, Views
@@ -231,6 +231,7 @@ class Recipe(Section):
         return [
             *misplaced(self.students, self.sweep),
             *((f"students.{name}", "a teacher has this name") for name in self.students if name in taken),
+            *(mutual_problems(self.students, self.sweep) if self.train.mutual is not None else ()),
         ]
 
     def _repeat_problems(self) -> list[tuple[str, str]]:

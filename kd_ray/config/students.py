@@ -90,6 +90,8 @@ def _values_of(values: Mapping[str, Any], student: Variation) -> dict[str, Any]:
         for key in reversed(keys):
             layer = {key: layer}
         one = merged(_without_other_kinds(one, layer), layer)
+    if isinstance(one["train"], Mapping):  # what two have in common is no one's own
+        one["train"] = {key: value for key, value in one["train"].items() if key != "mutual"}
     return merged(one, {"student": {"name": student.name}})  # type: ignore[no-any-return]
 
 

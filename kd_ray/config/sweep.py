@@ -83,6 +83,19 @@ def misplaced(students: Mapping[str, Mapping[str, Any]], sweep: Sweep | None) ->
         )
 
 
+def mutual_problems(students: Mapping[str, Mapping[str, Any]], sweep: Sweep | None) -> Iterator[tuple[str, str]]:
+    """Why students cannot train together: (path, why) of each."""
+    if len(students) != 2 or sweep is not None:
+        yield "train.mutual", "it is for a recipe with two students, by name, and no sweep"
+    for name, fields in students.items():
+        train = fields.get("train", {})
+        for key in train if isinstance(train, Mapping) else ():
+            if key != "losses":
+                yield f"students.{name}.train.{key}", f"both train in one loop; give it as train.{key}"
+        if "input" in fields:
+            yield f"students.{name}.input", "both see the same pixels; give it as student.input"
+
+
 def _named(name: str, fields: Mapping[str, Any]) -> Variation:
     """A student of `students`: fields of the student, and under `train` of its training."""
     own = {f"student.{key}": value for key, value in fields.items() if key != "train"}

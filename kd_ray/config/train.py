@@ -19,6 +19,13 @@ Precision = Literal["float32", "bfloat16", "float16"]
 Parallel = Literal["ddp", "fsdp"]
 
 
+class Mutual(Section):
+    """Two students in one loop: each also learns from the other's logits, by `weight` T² KL(other || own)."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
 class Train(Section):
     """How students are trained; `global_batch_size` is over all workers, `lanes` fix the order for any number."""
 
@@ -34,6 +41,11 @@ class Train(Section):
         default=0.0,
         description="the probability at which each of several teachers but one is left out of a sample at a step",
         exclude_if=lambda probability: probability == 0.0,
+    )
+    mutual: Mutual | None = Field(
+        default=None,
+        description="the two students of the recipe train together and learn from each other (Zhang et al. 2018)",
+        exclude_if=lambda mutual: mutual is None,
     )
     targets: Literal["cached", "live"] = "cached"
     views: Literal["cached", "fresh"] = Field(
@@ -137,6 +149,19 @@ class Train(Section):
         if self.views == "fresh" and self.targets == "cached":
             reason = "a view that was never seen before has no cached targets; set targets: live, or views: cached"
             found.append(("views", reason))
+        if self.mutual is not None:
+            alone = {
+                "parallel": self.parallel == "fsdp",
+                "balance": self.balance != "fixed",
+                "teacher_dropout": self.teacher_dropout > 0,
+            }
+            reason = "it is for students that train alone; remove it, or mutual"
+            found += [(key, reason) for key, is_given in alone.items() if is_given]
+        if self.mutual is not None and self.missing_targets in ("skip", "live"):
+            reason = (
+                f"missing_targets: {self.missing_targets} is for one student; take refuse or wait, or remove mutual"
+            )
+            found.append(("missing_targets", reason))
         if self.targets == "live" and self.missing_targets != "refuse":
             reason = f"missing_targets: {self.missing_targets} is about cached targets, but targets is live; remove one"
             found.append(("missing_targets", reason))

@@ -32,7 +32,17 @@ from kd_ray.students.student import StudentModel
 from kd_ray.telemetry.trackers import Tracker, opened_trackers, tracker_names
 from kd_ray.telemetry.training_lines import TrainingLines
 from kd_ray.training.fit import Metrics, State
-from kd_ray.training.job import TrainJob, build, decode_state, encode_state, is_finished, save_run, train
+from kd_ray.training.job import (
+    TrainJob,
+    build,
+    build_network,
+    decode_state,
+    encode_state,
+    is_finished,
+    save_run,
+    train,
+)
+from kd_ray.training.mutual import students_of
 from kd_ray.training.prepare import prepare
 from kd_ray.training.sharding import is_sharded, whole
 
@@ -141,14 +151,22 @@ def _train_job(job: TrainJob, group: TrainGroup, *, board: Any, done: int, total
     context = ray.train.get_context()
     device = torch.device(worker_device(group.resources.num_gpus))
     corpus = job.corpus.open()
-    student = prepare(build(job), job.settings, device)
+    student = prepare(build_network(job), job.settings, device)
     world_size = context.get_world_size()
     wraps = world_size > 1 and job.settings.parallel == "ddp"
     network = ray.train.torch.prepare_model(student, move_to_device=False, parallel_strategy="ddp" if wraps else None)
     # of a sharded student a plain copy is measured and saved: workers that measure unlike shares cannot gather together
-    plain = build(job).to(device) if is_sharded(student) else student
+    first = students_of(student)[0]
+    plain = build(job).to(device) if is_sharded(first) else student
     hooks = _WorkerHooks(
-        job=job, group=group, board=board, network=student, student=plain, corpus=corpus, done=done, total=total
+        job=job,
+        group=group,
+        board=board,
+        network=first,
+        student=students_of(plain)[0],
+        corpus=corpus,
+        done=done,
+        total=total,
     )
     resume = _restored(job)
     tracking = job.tracking if context.get_world_rank() == 0 else NO_TRACKING

@@ -15,6 +15,7 @@ from kd_ray.training.averaging import EMA_SUFFIX, Shelf, best_steps, mean_weight
 from kd_ray.training.batches import Batch
 from kd_ray.training.finite import FiniteWatch, require_finite_weights
 from kd_ray.training.losses.weighted import WeightedLosses
+from kd_ray.training.mutual import MutualLosses
 from kd_ray.training.sharding import whole
 from kd_ray.training.state import State, TrainingState, bare, samples_consumed
 from kd_ray.training.step import Stepper
@@ -88,7 +89,7 @@ class FitResult:
 def fit(
     network: nn.Module,
     batches: Iterator[Batch],
-    losses: WeightedLosses,
+    losses: WeightedLosses | MutualLosses,
     *,
     settings: FitSettings,
     hooks: Hooks,

@@ -24,6 +24,7 @@ from kd_ray.training.balance import build_balance
 from kd_ray.training.batches import BatchStream, NoTargets, StreamSettings, TargetSource
 from kd_ray.training.fit import FitResult, FitSettings, Hooks, Metrics, State, fit, samples_consumed
 from kd_ray.training.losses.weighted import WeightedLosses, term_name
+from kd_ray.training.mutual import MutualLosses, MutualStudents, own_history, own_weights, students_of
 from kd_ray.training.partial import PartialTargets, PartialViews
 from kd_ray.training.prepare import determinism, prepare
 from kd_ray.training.sources import CachedSource, LiveSource, PartialSource
@@ -48,6 +49,15 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """The other student of a loop, and how the two learn from each other's logits."""
+
+    partner: "TrainJob"
+    weight: float
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
     """One student, its data, its losses and its schedule.
 
@@ -55,7 +65,8 @@ class TrainJob:
     what is cached by kind, the teachers in the loop, or both; None is training without a teacher. `transforms`, by a
     loss's index, standardise its targets. `waiting` says how long to wait for what is not cached yet, and `snapshot`
     what a run on a part of a cache was planned with. `covers` are, by kind and loss, what of a view the grids of the
-    target and of the student cover, where that is not the same.
+    target and of the student cover, where that is not the same. With `together` another student trains in the same
+    loop, on this one's batches.
     """
 
     name: str
@@ -76,6 +87,7 @@ class TrainJob:
     snapshot: Snapshot | None = None
     covers: Sequence[Mapping[int, tuple[Cover, Cover]]] = ()
     tracking: Tracking = NO_TRACKING
+    together: Together | None = None
 
     def facts(self) -> dict[str, str]:
         """What tells this run from others, for trackers."""
@@ -91,10 +103,22 @@ class TrainJob:
             "seed": str(self.seed),
         }
 
-    def losses_on(self, device: torch.device) -> WeightedLosses:
+    @property
+    def members(self) -> "tuple[TrainJob, ...]":
+        """The students that train in this loop: this one, and its partner."""
+        return (self,) if self.together is None else (self, self.together.partner)
+
+    def losses_on(self, device: torch.device) -> WeightedLosses | MutualLosses:
         """The losses, with the transforms of their targets on `device`; raises what opening those does."""
         opened = {index: Standardizer.of(each.open(), device) for index, each in self.transforms.items()}
-        return replace(self.losses, standardizers=opened)
+        own = replace(self.losses, standardizers=opened)
+        if self.together is None:
+            return own
+        of_partner = self.together.partner.losses_on(device)
+        assert isinstance(of_partner, WeightedLosses), "a partner has no partner of its own"
+        return MutualLosses(
+            students=(own, of_partner), weight=self.together.weight, temperature=self.together.temperature
+        )
 
 
 def is_finished(job: TrainJob) -> bool:
@@ -113,6 +137,12 @@ def build(job: TrainJob) -> StudentModel:
         covers=job.covers,
         balance=build_balance(job.losses.balance, num_teachers=len(job.losses.teacher_names)),
     )
+
+
+def build_network(job: TrainJob) -> StudentModel | MutualStudents:
+    """What one loop trains: the job's student, or it and its partner."""
+    students = [build(each) for each in job.members]
+    return students[0] if job.together is None else MutualStudents(students)
 
 
 def open_source(
@@ -211,11 +241,25 @@ def train(
         batches.close()
 
 
-def save_run(job: TrainJob, student: StudentModel, result: FitResult) -> None:
-    """Weights first, then the record that makes the run exist; `student`, a plain one, gets the exported weights.
+def save_run(job: TrainJob, network: StudentModel | MutualStudents, result: FitResult) -> None:
+    """Of every student of the loop, the job's own last: weights first, then the record that makes the run exist.
 
-    Where an average is exported, the last step's weights lie beside it.
+    `network`, a plain one, gets the exported weights. Where an average is exported, the last step's weights lie beside
+    it.
     """
+    for index, (member, student) in reversed(list(enumerate(zip(job.members, students_of(network), strict=True)))):
+        _save_student(member, student, result if job.together is None else _of_student(result, index))
+    if result.best_steps:
+        StoredShelf(open_storage(join(job.run_uri, BEST_FOLDER))).prune(result.best_steps)
+
+
+def _of_student(result: FitResult, index: int) -> FitResult:
+    """What a loop over both students leaves of one."""
+    weights = {name: own_weights(each, index) for name, each in result.weights.items()}
+    return replace(result, history=own_history(result.history, index), weights=weights)
+
+
+def _save_student(job: TrainJob, student: StudentModel, result: FitResult) -> None:
     storage = open_storage(job.run_uri)
     files = {name: weights_file(name, exported=result.exported) for name in result.weights}
     for name in sorted(files, key=lambda name: name == result.exported):
@@ -238,8 +282,6 @@ def save_run(job: TrainJob, student: StudentModel, result: FitResult) -> None:
         "history": result.history,
     }
     storage.write(RUN_FILE, json.dumps(record, indent=1).encode())
-    if result.best_steps:
-        StoredShelf(open_storage(join(job.run_uri, BEST_FOLDER))).prune(result.best_steps)
 
 
 def weights_file(name: str, *, exported: str) -> str:
@@ -276,7 +318,7 @@ class _Quiet:
 
 def train_alone(job: TrainJob, *, device: str, hooks: Hooks | None = None) -> FitResult:
     """Build, train and save the job's student in this process alone."""
-    student = prepare(build(job), job.settings, torch.device(device))
+    student = prepare(build_network(job), job.settings, torch.device(device))
     result = train(
         job,
         student,

@@ -3,19 +3,30 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from kd_ray.errors import TrainingError
 from kd_ray.students.student import StudentModel
 from kd_ray.training.fit import FitSettings
+from kd_ray.training.mutual import MutualStudents, students_of
 from kd_ray.training.sharding import shard
 
 CUBLAS_VARIABLE, CUBLAS_VALUE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # NVIDIA's, for products that repeat themselves
 
 
-def prepare(student: StudentModel, settings: FitSettings, device: torch.device) -> StudentModel:
+Network = TypeVar("Network", StudentModel, MutualStudents, StudentModel | MutualStudents)
+
+
+def prepare(network: Network, settings: FitSettings, device: torch.device) -> Network:
+    """Every student of a loop made ready; raises what `prepare_student` does."""
+    for each in students_of(network):
+        prepare_student(each, settings, device)
+    return network
+
+
+def prepare_student(student: StudentModel, settings: FitSettings, device: torch.device) -> StudentModel:
     """The student on `device`, changed in place as `settings` ask; under DDP it is still to be wrapped.
 
     Raises:

@@ -14,6 +14,7 @@ from kd_ray.config.train import Precision
 from kd_ray.training.balance import observe_losses
 from kd_ray.training.batches import Batch
 from kd_ray.training.losses.weighted import WeightedLosses
+from kd_ray.training.mutual import MutualLosses
 from kd_ray.training.pieces import pieces_of
 from kd_ray.training.state import TrainingState
 
@@ -35,7 +36,7 @@ class Stepper:
     batch where no layer (BatchNorm) and no loss looks from one sample at another.
     """
 
-    losses: WeightedLosses
+    losses: WeightedLosses | MutualLosses
     gradient_clip: float | None
     precision: Precision = "float32"
     accumulate_batches: int = 1

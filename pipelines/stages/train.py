@@ -15,7 +15,7 @@ from kd_ray.telemetry.progress import Meter
 from kd_ray.telemetry.trackers import require_trackers
 from kd_ray.training.job import RUN_FILE, TrainJob, is_finished
 from pipelines.context import Record, Run, key_of, show_on
-from pipelines.stages.many import PlannedStudent, planned_students
+from pipelines.stages.many import PlannedStudent, loops_of, planned_students
 from pipelines.stages.partial import describe_missing
 from pipelines.stages.plan import CachePlan
 
@@ -69,7 +69,7 @@ def train_students(
         def tell(line: str) -> None:
             run.console.print(f"  {line}", highlight=False, soft_wrap=True)
 
-        groups = _groups(run.recipe, jobs, key=key)
+        groups = _groups(run.recipe, loops_of(planned), key=key)
         storage_uri = join(run.storage.uri, "runs")
         if run.recipe.has_many_students:
             from kd_ray.engine.side_by_side import train_side_by_side
