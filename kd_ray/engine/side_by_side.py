@@ -28,7 +28,7 @@ def num_groups_that_fit(resources: Resources, *, num_workers: int) -> int:
     """How many worker groups of this size the whole cluster has room for; at least one, for a cluster may grow."""
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     asked = {"CPU": resources.num_cpus * num_workers, "GPU": resources.num_gpus * num_workers}
-    return max(min(int(total.get(name, 0) // amount) for name, amount in asked.items() if amount > 0), 1)
+    return max(min((int(total.get(name, 0) // amount) for name, amount in asked.items() if amount > 0), default=1), 1)
 
 
 def train_side_by_side(

@@ -69,7 +69,7 @@ def train_students(
         def tell(line: str) -> None:
             run.console.print(f"  {line}", highlight=False, soft_wrap=True)
 
-        groups = _groups(run.recipe, loops_of(planned), key=key)
+        groups = worker_groups(run.recipe, loops_of(planned), key=key, room=_room(run.recipe))
         storage_uri = join(run.storage.uri, "runs")
         if run.recipe.has_many_students:
             from kd_ray.engine.side_by_side import train_side_by_side
@@ -103,19 +103,16 @@ def train_students(
     return run.work("train", do, key=key)
 
 
-def _groups(recipe: Recipe, jobs: Sequence[TrainJob], *, key: str) -> list[tuple[str, "TrainGroup"]]:
-    """The jobs dealt out to as many worker groups as there is room for, each with its name.
+def worker_groups(recipe: Recipe, jobs: Sequence[TrainJob], *, key: str, room: int) -> list[tuple[str, "TrainGroup"]]:
+    """The jobs dealt out to worker groups, at most as many as there is `room` for, each with its name; those with
+    nothing left to train are left out.
 
-    They are those of all jobs, finished or not: a group that was interrupted finds its checkpoints by its name.
+    They are of all jobs, finished or not: a group that was interrupted finds its checkpoints by its name.
     """
-    from kd_ray.engine.side_by_side import num_groups_that_fit
     from kd_ray.engine.train import TrainGroup
 
     train, evaluate = recipe.train, recipe.evaluate
-    count = 1
-    if recipe.has_many_students:
-        room = num_groups_that_fit(train.resources_per_worker, num_workers=train.num_workers)
-        count = min(room, train.max_parallel_students or room, len(jobs))
+    count = min(room, train.max_parallel_students or room, len(jobs))
     groups = [
         TrainGroup(
             jobs=tuple(jobs[index::count]),
@@ -130,6 +127,15 @@ def _groups(recipe: Recipe, jobs: Sequence[TrainJob], *, key: str) -> list[tuple
         return [(f"group-{key[:12]}", groups[0])]
     named = [(key_of(runs=[job.run_uri.rsplit("/", 1)[-1] for job in group.jobs]), group) for group in groups]
     return [(f"group-{name[:12]}", group) for name, group in named if not all(map(is_finished, group.jobs))]
+
+
+def _room(recipe: Recipe) -> int:
+    """How many worker groups there may be at the same time; a student by itself has one."""
+    if not recipe.has_many_students:
+        return 1
+    from kd_ray.engine.side_by_side import num_groups_that_fit
+
+    return num_groups_that_fit(recipe.train.resources_per_worker, num_workers=recipe.train.num_workers)
 
 
 def _refuse_failed(run: Run, failures: Sequence["Failure"], *, num_students: int) -> None:

@@ -26,6 +26,7 @@ from pipelines.context import Run
 from pipelines.stages.finetune import teachers_at_hand
 from pipelines.stages.many import PlannedStudent, check_students, planned_students, student_lines
 from pipelines.stages.plan import make_plan, plan_table
+from pipelines.stages.train import worker_groups
 from tests.support.tiny_recipe import filled, write_recipe
 
 SMALL = {"train": {"epochs": 0.2, "global_batch_size": 16}}
@@ -104,6 +105,45 @@ class TestOneCache:
         assert head.startswith("students: 6 (2 by name times 3 in the grid)")
         assert len(lines) == 6
         assert "warm-seed-3 (ResNet-8 (CIFAR)): train.seed 3" in lines[-1]
+
+
+class TestWorkerGroups:
+    """Which students train at the same time, and which one after another in the same workers."""
+
+    def groups(self, recipe: Recipe, corpus: PackedCorpus, *, room: int) -> dict[str, list[str]]:
+        jobs = [each.job for each in planned(recipe, corpus)]
+        found = worker_groups(recipe, jobs, key="0123456789abcdef", room=room)
+        return {name: [job.name for job in group.jobs] for name, group in found}
+
+    def recipe(self, path: Path, *overrides: str) -> Recipe:
+        return with_students(path, {name: {"train": {"seed": 20 + ord(name)}} for name in "abcde"}, *overrides)
+
+    @pytest.mark.parametrize(
+        ("room", "overrides", "dealt"),
+        [
+            (1, (), [["a", "b", "c", "d", "e"]]),
+            (2, (), [["a", "c", "e"], ["b", "d"]]),
+            (9, (), [["a"], ["b"], ["c"], ["d"], ["e"]]),
+            (9, ("train.max_parallel_students=2",), [["a", "c", "e"], ["b", "d"]]),
+            (2, ("train.max_parallel_students=4",), [["a", "c", "e"], ["b", "d"]]),
+        ],
+    )
+    def test_there_are_as_many_as_there_is_room_for(
+        self, recipe_path: Path, tiny_corpus: PackedCorpus, room: int, overrides: Sequence[str], dealt: list[list[str]]
+    ) -> None:
+        found = self.groups(self.recipe(recipe_path, *overrides), tiny_corpus, room=room)
+        assert list(found.values()) == dealt
+
+    def test_one_with_nothing_left_is_not_started_and_the_others_keep_their_names(
+        self, recipe_path: Path, tiny_corpus: PackedCorpus
+    ) -> None:
+        recipe = self.recipe(recipe_path, "train.epochs=0.1")
+        before = self.groups(recipe, tiny_corpus, room=2)
+        for each in planned(recipe, tiny_corpus):
+            if each.job.name in ("b", "d", "a"):
+                train_alone(each.job, device="cpu")
+        after = self.groups(recipe, tiny_corpus, room=2)
+        assert after == {name: jobs for name, jobs in before.items() if "a" in jobs}
 
 
 class TestReferences:
