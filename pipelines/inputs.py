@@ -1,15 +1,17 @@
 """Before any work: whether every model takes what it will be given, and sees all of it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
+from kd_ray.config.base import Section
 from kd_ray.config.models import Input, Model
+from kd_ray.config.outputs import POOLED, Layer, SummarySource
 from kd_ray.config.problems import Problem, describe
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.students import each_student
 from kd_ray.config.views import Policy
 from kd_ray.errors import ModelError, RecipeError
-from pipelines.context import Run, key_of
+from pipelines.context import Record, Run, key_of
 
 STAGE = "inputs"
 
@@ -26,6 +28,8 @@ class Given:
     model: Model
     names: Sequence[str] = ("summary",)
     spatial_stage: int = -1
+    summary_from: SummarySource = POOLED
+    spatial_from: Layer | None = None
 
 
 def check_inputs(run: Run, *, keep: bool) -> None:
@@ -38,12 +42,19 @@ def check_inputs(run: Run, *, keep: bool) -> None:
         ModelError: a model cannot be built, or does not take its size.
     """
     given = list(given_sizes(run.recipe))
-    key = key_of(inputs=[{**asdict(each), "model": each.model.model_dump(mode="json")} for each in given])
+    key = key_of(inputs=[_as_json(each) for each in given])
     if run.record(STAGE, key) is not None:
         return
     refuse_misfits(given, title=run.recipe.name)
     if keep:
         run.write_record(STAGE, key, {"sizes": {each.path: each.size_px for each in given}})
+
+
+def _as_json(given: Given) -> Record:
+    values = {each.name: getattr(given, each.name) for each in fields(given)}
+    return {
+        name: value.model_dump(mode="json") if isinstance(value, Section) else value for name, value in values.items()
+    }
 
 
 def given_sizes(recipe: Recipe) -> Iterator[Given]:
@@ -60,6 +71,8 @@ def given_sizes(recipe: Recipe) -> Iterator[Given]:
                 model=teacher.network,
                 names=names,
                 spatial_stage=teacher.outputs.spatial_stage,
+                summary_from=teacher.outputs.summary_from,
+                spatial_from=teacher.outputs.spatial_from,
             )
     seen = []
     for one in each_student(recipe):
@@ -96,7 +109,13 @@ def refuse_misfits(given: Sequence[Given], *, title: str) -> None:
     for each in given:
         try:
             output_shapes(
-                each.model, size_px=each.size_px, num_classes=None, names=each.names, spatial_stage=each.spatial_stage
+                each.model,
+                size_px=each.size_px,
+                num_classes=None,
+                names=each.names,
+                spatial_stage=each.spatial_stage,
+                summary_from=each.summary_from,
+                spatial_from=each.spatial_from,
             )
         except ModelError as error:
             wrong.append(f"recipe {title}: {each.path}: {error}")

@@ -39,8 +39,17 @@ def target_set_spec(name: str, *, teacher: Mapping[str, Any], view_set_fingerpri
     return Spec(name=name, identity=identity)
 
 
-def output_spec(name: str, *, coding: Coding, stage: int | None, pool: int | None = None) -> Spec:
-    """One output of a target set as stored; where they matter, the `stage` of the network and its pooling."""
+def output_spec(
+    name: str,
+    *,
+    coding: Coding,
+    stage: int | None,
+    pool: int | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> Spec:
+    """One output of a target set as stored; where they matter, the `stage` or other `source` in the network, and its
+    pooling.
+    """
     identity = {
         "format": FORMAT_VERSION,
         "output": name,
@@ -48,6 +57,7 @@ def output_spec(name: str, *, coding: Coding, stage: int | None, pool: int | Non
         "codec": coding.codec,
         "stage": stage,
         **({"pool": pool} if pool is not None else {}),
+        **({"source": source} if source is not None else {}),
         **coding.identity(),
     }
     return Spec(name=name, identity=identity)

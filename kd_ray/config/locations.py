@@ -5,7 +5,9 @@ from typing import Any
 
 from kd_ray.config.recipe import Recipe
 
-LOCATION_KEYS = frozenset({"out", "uri", "packed_uri", "classes_uri", "images_uri", "overrides_uri", "weights"})
+LOCATION_KEYS = frozenset(
+    {"out", "uri", "packed_uri", "classes_uri", "images_uri", "overrides_uri", "weights", "repository", "program"}
+)
 
 
 def with_absolute_locations(recipe: Recipe, *, base: Path) -> Recipe:

@@ -1,23 +1,38 @@
 """Which network, with which weights, fed how: shared by teachers and students."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
+from kd_ray.config.networks import (
+    CheckpointModel,
+    ExportedModel,
+    Network,
+    PythonModel,
+    TorchHubModel,
+    TorchvisionModel,
+    TransformersModel,
+)
 from kd_ray.config.views import Interpolation, Policy, SizePx
 
 Channels = tuple[float, float, float]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
-class TimmModel(Section):
+class TimmModel(Network):
     """Any model of timm by its name; `args` are passed to `timm.create_model`."""
 
+    source_fields = frozenset({"pretrained"})
     kind: Literal["timm"]
     name: str
     pretrained: bool = False
     args: dict[str, Any] = Field(default={})
+
+    @property
+    def comes_with_weights(self) -> bool:
+        """Whether building it gives trained weights."""
+        return self.pretrained
 
     @property
     def title(self) -> str:
@@ -25,7 +40,7 @@ class TimmModel(Section):
         return self.name
 
 
-class CifarResNet(Section):
+class CifarResNet(Network):
     """He et al.'s ResNets for 32x32 images (16, 32 and 64 channels, option-A shortcuts)."""
 
     kind: Literal["cifar_resnet"]
@@ -37,12 +52,14 @@ class CifarResNet(Section):
         return f"ResNet-{self.depth} (CIFAR)"
 
 
-class ImportedModel(Section):
+class ImportedModel(Network):
     """A teacher of which there are only features, imported from files (`kd-ray cache import`): nothing runs it.
 
     `digest` is the beginning of that of its features, where the cache has several imports under this name and note.
     """
 
+    source_fields = frozenset({"digest"})
+    takes_weights = False
     kind: Literal["imported"]
     name: str
     note: str = ""
@@ -54,8 +71,12 @@ class ImportedModel(Section):
         return f"{self.name} (imported)"
 
 
-Model = Annotated[TimmModel | CifarResNet, Field(discriminator="kind")]
-TeacherModel = Annotated[TimmModel | CifarResNet | ImportedModel, Field(discriminator="kind")]
+Trainable: TypeAlias = (
+    TimmModel | CifarResNet | TorchvisionModel | TorchHubModel | TransformersModel | CheckpointModel | PythonModel
+)
+StudentNetwork = Annotated[Trainable, Field(discriminator="kind")]
+Model = Annotated[Trainable | ExportedModel, Field(discriminator="kind")]
+TeacherModel = Annotated[Trainable | ExportedModel | ImportedModel, Field(discriminator="kind")]
 
 
 class Input(Section):
@@ -81,3 +102,13 @@ class Input(Section):
         """What the model gets of views of one kind: at the size that it names for it, else the kind's, else its own."""
         size_px = self.kind_sizes_px.get(kind) or policy.size_px(kind) or self.size_px
         return self.model_copy(update={"size_px": size_px, "kind_sizes_px": {}})
+
+
+def refuse_two_weights(model: Network, weights: str | None) -> None:
+    """Raises ValueError where weights are given to a model that has its own; a function's are loaded over."""
+    if weights is None or isinstance(model, PythonModel):
+        return
+    if not model.takes_weights:
+        raise ValueError(f"weights are given, but {model.title} comes with its own; remove weights")
+    if model.comes_with_weights:
+        raise ValueError("both weights and model.pretrained are given; keep one")

@@ -58,6 +58,38 @@ class TargetOutput(Section):
         return self
 
 
+class Layer(Section):
+    """What a module gives by its dotted name (`blocks.7.mlp`): [B, D], [B, C, H, W], or [B, N, D] of which
+    the first `prefix_tokens` are no places of the grid.
+    """
+
+    kind: Literal["layer"]
+    layer: str
+    prefix_tokens: Annotated[int, Field(ge=0)] = 0
+    channels_last: bool = Field(default=False, description="maps are [B, H, W, C], as inside Swin")
+
+
+class Token(Section):
+    """What the classifier gets (pooled), the class token, or that and the mean of the patch tokens, after the norm."""
+
+    kind: Literal["pooled", "cls", "cls_mean"]
+
+
+class LastBlocks(Section):
+    """Class tokens of the last `count` blocks, each through the final norm, one after another.
+
+    With `mean` the mean of the last block's patch tokens follows, as in DINOv2's linear evaluation.
+    """
+
+    kind: Literal["last_blocks"]
+    count: Annotated[int, Field(ge=1)]
+    mean: bool = False
+
+
+SummarySource = Annotated[Token | LastBlocks | Layer, Field(discriminator="kind")]
+POOLED = Token(kind="pooled")
+
+
 class Outputs(Section):
     """Which outputs are stored, per view: summary [D], spatial [H, W, D], logits [K]."""
 
@@ -65,6 +97,14 @@ class Outputs(Section):
     spatial: TargetOutput | None = None
     logits: TargetOutput | None = None
     spatial_stage: int = Field(default=-1, description="index of the feature stage or block; -1: the last")
+
+    # keys over a dump are older than these two fields
+    summary_from: SummarySource = Field(default=POOLED, exclude_if=lambda source: source == POOLED)
+    spatial_from: Layer | None = Field(
+        default=None,
+        description="a module whose output it is, instead of a stage",
+        exclude_if=lambda layer: layer is None,
+    )
 
     @model_validator(mode="after")
     def _something(self) -> "Outputs":
@@ -81,9 +121,24 @@ class Outputs(Section):
             if name == "logits" and output.basis is not None:
                 reason = "basis is for summary and spatial; remove it, or take codec: top_k for fewer bytes"
                 found.append((f"{name}.basis", reason))
+        if self.summary is None and self.summary_from != POOLED:
+            found.append(("summary_from", "summary is not asked for; add summary, or remove this"))
+        if self.spatial is None and self.spatial_from is not None:
+            found.append(("spatial_from", "spatial is not asked for; add spatial, or remove this"))
+        if self.spatial_from is not None and self.spatial_stage != -1:
+            found.append(("spatial_stage", "spatial_from names a layer; keep one of the two"))
         if found:
             raise Misfits(found)
         return self
+
+    def source_of(self, name: str) -> dict[str, Any] | None:
+        """Where in the network an output is read, as JSON; None where it is the usual place or a stage."""
+        match name:
+            case "summary" if self.summary_from != POOLED:
+                return self.model_dump(mode="json", include={"summary_from"})
+            case "spatial" if self.spatial_from is not None:
+                return self.model_dump(mode="json", include={"spatial_from"})
+        return None
 
     def reduced(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """What is left of outputs of these `shapes` after pooling.

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Location, Misfits, Section
 from kd_ray.config.corpus import PositiveInt
-from kd_ray.config.models import ImportedModel, Input, Model, TeacherModel, TimmModel
+from kd_ray.config.models import ImportedModel, Input, Model, TeacherModel, refuse_two_weights
+from kd_ray.config.networks import ExportedModel
 from kd_ray.config.optim import Optimizer, Schedule
 from kd_ray.config.outputs import Outputs
 from kd_ray.config.resources import Resources, TeacherResources
@@ -36,6 +37,8 @@ class Teacher(Section):
         default=None, description="null: the corpus's, or the model's own where it comes pretrained and stays as it is"
     )
     precision: Precision = "float32"
+    channels_last: bool = Field(default=False, description="faster convolutions on GPUs; decides no byte's identity")
+    compile: bool = Field(default=False, description="torch.compile; the first batch of each size takes minutes")
     outputs: Outputs
     finetune: Finetune | None = None
     resources: TeacherResources = TeacherResources()
@@ -45,13 +48,13 @@ class Teacher(Section):
         if isinstance(self.model, ImportedModel):
             self._check_imported()
             return self
-        pretrained = isinstance(self.model, TimmModel) and self.model.pretrained
-        if self.weights is None and not pretrained and self.finetune is None:
+        if self.weights is None and not self.model.comes_with_weights and self.finetune is None:
             raise ValueError(
                 "a teacher with random weights teaches nothing; give weights, model.pretrained or finetune"
             )
-        if self.weights is not None and pretrained:
-            raise ValueError("both weights and model.pretrained are given; keep one")
+        refuse_two_weights(self.model, self.weights)
+        if self.finetune is not None and isinstance(self.model, ExportedModel):
+            raise ValueError("finetune: an exported program cannot be trained. Remove it, or give the network itself")
         if self.num_classes is not None and self.finetune is not None:
             raise ValueError("num_classes is that of the corpus where the teacher is finetuned; remove it")
         return self

@@ -270,6 +270,7 @@ def plan_targets(
             coding=Coding.of(teacher.config.outputs.stored_as(name), teacher.shapes[name]),
             stage=teacher.config.outputs.spatial_stage if name == "spatial" else None,
             pool=teacher.config.outputs.stored_as(name).pool,
+            source=teacher.config.outputs.source_of(name),
         )
         for name in outputs
     }

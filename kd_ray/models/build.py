@@ -7,28 +7,70 @@ from torch import nn
 
 from kd_ray.config.models import CifarResNet as CifarResNetConfig
 from kd_ray.config.models import Model, TimmModel
+from kd_ray.config.networks import (
+    CheckpointModel,
+    ExportedModel,
+    PythonModel,
+    TorchHubModel,
+    TorchvisionModel,
+    TransformersModel,
+)
 from kd_ray.errors import ModelError
 from kd_ray.models.cifar_resnet import NUM_CLASSES, CifarResNet
+from kd_ray.models.kinds.checkpoint import WEIGHTS_NAME, exported_model, refuse_other_classes
+from kd_ray.models.kinds.functions import build_from_function, build_from_repository
+from kd_ray.models.kinds.programs import load_program
+from kd_ray.models.kinds.torchvision import build_torchvision
+from kd_ray.models.kinds.transformers import build_transformers
+from kd_ray.models.weights import load_weights
+from kd_ray.storage import join
 
 
 def build_model(config: Model, *, num_classes: int | None) -> nn.Module:
-    """The network, with random weights unless `config.pretrained`; `num_classes` None keeps the model's own number.
+    """The network, with random weights unless it comes with its own; `num_classes` None keeps the model's own number.
 
     Raises:
-        ModelError: timm does not know the name, refuses the arguments, or cannot get the pretrained weights.
+        ModelError: there is no such network, it refuses its arguments, or its pretrained weights cannot be had.
+        WeightsError: the weights that it comes with cannot be loaded safely.
     """
     match config:
         case TimmModel():
             return _build_timm(config, num_classes=num_classes)
         case CifarResNetConfig():
             return CifarResNet(config.depth, num_classes=NUM_CLASSES if num_classes is None else num_classes)
+        case TorchvisionModel():
+            return build_torchvision(config, num_classes=num_classes)
+        case TorchHubModel():
+            return build_from_repository(config, num_classes=num_classes)
+        case TransformersModel():
+            return build_transformers(config)
+        case ExportedModel():
+            return load_program(config)
+        case CheckpointModel():
+            return _build_checkpoint(config, num_classes=num_classes)
+        case PythonModel():
+            return build_from_function(config, num_classes=num_classes)
         case _:
             assert_never(config)
 
 
 def without_pretrained(config: Model) -> Model:
     """The same network with nothing downloaded, for where weights are loaded over it at once."""
-    return config.model_copy(update={"pretrained": False}) if isinstance(config, TimmModel) else config
+    match config:
+        case TimmModel() | TorchHubModel() | TransformersModel():
+            return config.model_copy(update={"pretrained": False})
+        case TorchvisionModel():
+            return config.model_copy(update={"pretrained": None})
+        case _:
+            return config
+
+
+def _build_checkpoint(config: CheckpointModel, *, num_classes: int | None) -> nn.Module:
+    model, own = exported_model(config)
+    refuse_other_classes(config, own, num_classes)
+    module = build_model(without_pretrained(model), num_classes=own)
+    load_weights(module, join(config.uri, WEIGHTS_NAME))
+    return module
 
 
 def _build_timm(config: TimmModel, *, num_classes: int | None) -> nn.Module:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.config.models import CifarResNet, TimmModel
+from kd_ray.config.networks import CheckpointModel, PythonModel, TorchHubModel, TorchvisionModel, TransformersModel
 from kd_ray.config.student import Student
 from kd_ray.errors import ModelError
 from kd_ray.models import build_model, model_outputs
+from kd_ray.models.kinds.checkpoint import exported_model
 from kd_ray.models.weights import weights_bytes
 from kd_ray.storage import Storage
 from kd_ray.students.model_card import CARD_NAME, CardFacts, model_card
@@ -65,6 +67,7 @@ def export_student(
     module: nn.Module,
     config: Student,
     *,
+    num_classes: int | None,
     classes: Sequence[str],
     storage: Storage,
     formats: Formats,
@@ -79,15 +82,15 @@ def export_student(
     Raises:
         ModelError: the model cannot be exported as asked, or what was exported gives other outputs.
     """
-    network: Any = module
-    assert not classes or network.num_classes == len(classes), f"{network.num_classes} classes, {len(classes)} names"
+    num_classes = getattr(module, "num_classes", num_classes)
+    assert not classes or num_classes in (None, len(classes)), f"{num_classes} classes, {len(classes)} names"
     own = copy.deepcopy(module).to(device="cpu", dtype=torch.float32).eval()
     size_px, title = config.input.size_px, config.model.title
-    document = _config_document(module, config, classes=classes)
+    document = _config_document(module, config, num_classes=num_classes, classes=classes)
     files = {WEIGHTS_NAME: weights_bytes(module), CONFIG_NAME: json.dumps(document, indent=2).encode()}
     measured: dict[str, Any] = {
         "bytes": len(files[WEIGHTS_NAME]),
-        "num_classes": network.num_classes,
+        "num_classes": num_classes,
         "onnx_bytes": None,
         "onnx_max_abs_difference": None,
         "torch_export_max_abs_difference": None,
@@ -100,7 +103,7 @@ def export_student(
     if isinstance(config.model, TimmModel):
         measured["timm_max_abs_difference"] = difference(_opened_by_timm(files), "the folder in timm")
     if formats.onnx:
-        names = ("logits" if network.num_classes else "summary",)
+        names = ("logits" if num_classes else "summary",)
         program = onnx_program(own, size_px=size_px, names=names, title=title)
         measured["onnx_max_abs_difference"] = difference(run_onnx(program), ONNX_NAME)
         measured["onnx_bytes"] = len(program)
@@ -115,7 +118,7 @@ def export_student(
             facts,
             architecture=title,
             in_timm=isinstance(config.model, TimmModel),
-            num_classes=network.num_classes,
+            num_classes=num_classes or 0,
             files={name: FILES[name] for name in files},
             size_px=size_px,
         )
@@ -136,6 +139,11 @@ def without_classifier(module: nn.Module, config: Student) -> nn.Module:
     with torch.inference_mode():
         wanted_BD = model_outputs(module, x_BCHW, names=("summary",))["summary"]
         network: Any = module
+        if not hasattr(network, "reset_classifier"):
+            raise ModelError(
+                f"{config.model.title}: its classifier, which no loss has trained, cannot be taken away to export it. "
+                "Add a loss on logits, or use a student of timm's; its weights are beside its run.json."
+            )
         network.reset_classifier(0)
         found_BD = module(x_BCHW)
     if found_BD.shape != wanted_BD.shape or not torch.allclose(found_BD, wanted_BD, rtol=1e-5, atol=1e-6):
@@ -181,19 +189,26 @@ def _head_files(heads: KeptHeads, *, size_px: tuple[int, int], title: str) -> di
     }
 
 
-def _config_document(module: nn.Module, config: Student, *, classes: Sequence[str]) -> dict[str, Any]:
+def _config_document(
+    module: nn.Module, config: Student, *, num_classes: int | None, classes: Sequence[str]
+) -> dict[str, Any]:
     network: Any = module
-    document: dict[str, Any] = {"num_classes": network.num_classes}
+    document: dict[str, Any] = {"num_classes": getattr(network, "num_classes", num_classes)}
     if classes:
         document["label_names"] = list(classes)
     match config.model:
         case TimmModel():
             return document | _timm_document(network, config, config.model)
-        case CifarResNet():
+        case CifarResNet() | TorchvisionModel() | TorchHubModel() | TransformersModel() | PythonModel():
             return (
                 document
                 | config.model.model_dump(mode="json")
                 | {"input": config.input.model_dump(mode="json", exclude={"kind_sizes_px"})}
+            )
+        case CheckpointModel():
+            own, _ = exported_model(config.model)
+            return _config_document(
+                module, config.model_copy(update={"model": own}), num_classes=num_classes, classes=classes
             )
         case _:
             assert_never(config.model)

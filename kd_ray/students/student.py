@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from kd_ray.config.losses import FeatureLoss, Loss
 from kd_ray.config.student import Student
 from kd_ray.models import build_model, load_weights, model_outputs, output_shapes
-from kd_ray.models.outputs import LAST_STAGE, stage_output
+from kd_ray.models.outputs import stage_output
+from kd_ray.models.readers.base import LAST_STAGE
 from kd_ray.models.shapes import reached_parameters
 from kd_ray.students.grids import WHOLE, Cover, TargetGrid
 from kd_ray.students.heads import build_head

@@ -3,17 +3,17 @@
 Shape letters: B batch, C channels, H and W pixels or grid, D width, K classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kd_ray.config.models import ImportedModel, TimmModel
+from kd_ray.config.models import ImportedModel
 from kd_ray.config.teacher import Precision, Teacher
 from kd_ray.errors import ExtractionError, ModelError, WeightsError
-from kd_ray.models import build_model, load_weights, model_outputs, state_fingerprint, to_input, without_pretrained
+from kd_ray.models import OutputModel, build_model, load_weights, network_fingerprint, to_input, without_pretrained
 from kd_ray.models.pixels import to_tensor
 
 DTYPES: Mapping[Precision, torch.dtype] = {
@@ -40,7 +40,7 @@ def load_teacher(config: Teacher, *, num_classes: int | None, weights_uri: str |
     module = build_model(config.model if uri is None else without_pretrained(config.model), num_classes=num_classes)
     if uri is not None:
         load_weights(module, uri)
-    elif not (isinstance(config.model, TimmModel) and config.model.pretrained):
+    elif not config.model.comes_with_weights:
         raise WeightsError(
             "this teacher has no weights yet, and random ones teach nothing; run the finetune stage first, "
             "or give weights or model.pretrained in the recipe."
@@ -55,10 +55,24 @@ def pooled(x_BHWD: Tensor, factor: int) -> Tensor:
     return blocks.mean(dim=(2, 4))
 
 
+def _compiled(module: nn.Module, config: Teacher) -> Callable[[Tensor], dict[str, Tensor]]:
+    """All outputs of a batch, compiled where `config` says so."""
+    outputs = config.outputs
+    whole = OutputModel(
+        module,
+        names=outputs.names(),
+        spatial_stage=outputs.spatial_stage,
+        summary_from=outputs.summary_from,
+        spatial_from=outputs.spatial_from,
+    ).eval()
+    return torch.compile(whole) if config.compile else whole
+
+
 class FrozenTeacher:
     """`config`'s network in evaluation mode, without gradients, in its precision, on `device`.
 
-    `weights_fingerprint` is that of the float32 weights as loaded, before any cast; `num_forwards` counts views.
+    `weights_fingerprint` is that of the float32 weights as loaded, before any cast, and of the code that the recipe
+    names beside them; `num_forwards` counts views.
     """
 
     def __init__(
@@ -71,13 +85,15 @@ class FrozenTeacher:
         batch_size: int,
     ) -> None:
         module = load_teacher(config, num_classes=num_classes, weights_uri=weights_uri)
-        self.weights_fingerprint = state_fingerprint(module)
+        self.weights_fingerprint = network_fingerprint(config.model, module)
         self.num_forwards = 0
         self._config = config
         self._device = torch.device(device)
         self._batch_size = batch_size
         self._dtype = DTYPES[config.precision]
-        self._module = module.eval().requires_grad_(requires_grad=False).to(device=self._device, dtype=self._dtype)
+        module = module.eval().requires_grad_(requires_grad=False).to(device=self._device, dtype=self._dtype)
+        self._module = module.to(memory_format=torch.channels_last) if config.channels_last else module
+        self._outputs = _compiled(self._module, config)
 
     @property
     def module(self) -> nn.Module:
@@ -100,10 +116,12 @@ class FrozenTeacher:
     @torch.inference_mode()
     def _forward(self, pixels_BHWC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         x_BCHW = to_input(to_tensor(pixels_BHWC).to(self._device), self._config.input, dtype=self._dtype)
+        if self._config.channels_last:
+            x_BCHW = x_BCHW.to(memory_format=torch.channels_last)
         outputs = self._config.outputs
         # cuDNN would take TF32 for float32 and pick its algorithm by timing: neither is in the target's fingerprint.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            found = model_outputs(self._module, x_BCHW, names=outputs.names(), spatial_stage=outputs.spatial_stage)
+            found = self._outputs(x_BCHW)
         self.num_forwards += len(pixels_BHWC)
         values = {name: output.float() for name, output in found.items()}
         pool = outputs.spatial.pool if outputs.spatial is not None else None

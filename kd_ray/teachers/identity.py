@@ -10,11 +10,12 @@ def teacher_identity(config: Teacher, *, weights_fingerprint: str, num_classes: 
 
     Of an imported teacher `weights_fingerprint` is a digest of its features.
 
-    Where the weights came from (`weights`, `pretrained`, `finetune`) is left out: their own fingerprint says more.
+    Where weights and code came from (`weights`, `finetune`, the model's `source_fields`) is left out: their own
+    fingerprint says more.
     Which outputs are stored, and how, is not the teacher's: each output has a fingerprint of its own.
     """
     return {
-        "model": config.model.model_dump(mode="json", exclude={"pretrained", "digest"}),
+        "model": config.model.model_dump(mode="json", exclude=set(config.model.source_fields)),
         "num_classes": num_classes,
         "weights": weights_fingerprint,
         "input": config.input.model_dump(mode="json", exclude={"kind_sizes_px"}),

@@ -11,7 +11,7 @@ Covers = tuple[dict[int, tuple[tuple[float, float], tuple[float, float]]], ...]
 
 def differing_covers(recipe: Recipe, teachers: Mapping[str, KnownTeacher]) -> Covers:
     """By kind of view and index of a loss, those of the target's grid and of the student's; where they are the same,
-    and of imported features, whose network nobody knows, nothing.
+    of imported features, whose network nobody knows, and of a layer named by the recipe, nothing.
 
     Raises:
         ModelError: a model cannot be built.
@@ -25,7 +25,7 @@ def differing_covers(recipe: Recipe, teachers: Mapping[str, KnownTeacher]) -> Co
             if not isinstance(loss, FeatureLoss) or loss.output != "spatial":
                 continue
             teacher = teachers[recipe.teacher_of(loss)].of_kind(policy, kind).config
-            if teacher.network is None:
+            if teacher.network is None or teacher.outputs.spatial_from is not None:
                 continue
             cover = grid_cover(
                 teacher.network, size_px=teacher.input.size_px, spatial_stage=teacher.outputs.spatial_stage

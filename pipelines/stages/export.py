@@ -113,6 +113,7 @@ def _export(recipe: Recipe, corpus: PackedCorpus, student: TrainedStudent, facts
     measured = export_student(
         module.eval(),
         job.student,
+        num_classes=job.num_classes,
         classes=corpus.classes if has_classes else (),
         storage=open_storage(uri),
         formats=Formats(onnx=recipe.export.onnx, torch_export=recipe.export.torch_export),

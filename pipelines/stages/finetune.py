@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from kd_ray.cache.plan import spans_of
 from kd_ray.config.losses import CrossEntropyLoss
-from kd_ray.config.models import ImportedModel, TimmModel
+from kd_ray.config.models import ImportedModel
+from kd_ray.config.networks import ExportedModel
 from kd_ray.config.student import Student
 from kd_ray.config.teacher import Finetune, Teacher
 from kd_ray.config.views import Policy
@@ -74,8 +75,8 @@ def num_classes_of(config: Teacher, corpus: PackedCorpus) -> int | None:
     """The recipe's, else the corpus's; None for the model's own where it comes pretrained and is not trained here."""
     if config.num_classes is not None:
         return config.num_classes
-    pretrained = isinstance(config.model, TimmModel) and config.model.pretrained
-    return None if pretrained and config.finetune is None else len(corpus.classes) or None
+    own = config.model.comes_with_weights and config.weights is None
+    return None if own and config.finetune is None else len(corpus.classes) or None
 
 
 def _prepare(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> KnownTeacher:
@@ -147,14 +148,14 @@ def _at_hand(run: Run, corpus: PackedCorpus, name: str, config: Teacher) -> Know
 
 def _seen(run: Run, config: Teacher, *, weights_uri: str | None, num_classes: int | None) -> Record:
     """What a look at the weights finds."""
-    from kd_ray.models import state_fingerprint
+    from kd_ray.models import network_fingerprint
     from kd_ray.teachers.frozen import load_teacher
 
     shapes, kind_shapes = _shapes_seen(config, run.recipe.views.policy, num_classes=num_classes)
     module = load_teacher(config, num_classes=num_classes, weights_uri=weights_uri)
     return {
         "weights_uri": weights_uri,
-        "weights_fingerprint": state_fingerprint(module),
+        "weights_fingerprint": network_fingerprint(config.model, module),
         "shapes": shapes,
         "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
         "kind_shapes": kind_shapes,
@@ -201,6 +202,8 @@ def teacher_shapes(
         num_classes=num_classes,
         names=names,
         spatial_stage=config.outputs.spatial_stage,
+        summary_from=config.outputs.summary_from,
+        spatial_from=config.outputs.spatial_from,
     )
     try:
         return config.outputs.reduced(shapes)
@@ -212,12 +215,17 @@ def teacher_shapes(
 
 
 def _weights_key(run: Run, corpus: PackedCorpus, config: Teacher) -> str:
-    """Which weights: of a file, its version; of the model's own, their name; of a finetuning, all that decides it."""
+    """Which weights: of a file, its version; of the model's own, their name; of a finetuning, all that decides it.
+
+    Where the recipe names the model's code, that too.
+    """
     given = signature(weights_file(config.weights)) if config.weights else config.model.model_dump(mode="json")
+    code = _code(config)
     if config.finetune is None:
-        return key_of(weights=given)
+        return key_of(weights=given, **code)
     return key_of(
         weights=given,
+        **code,
         corpus=corpus.annotated_id,
         samples=corpus.num_samples("train"),
         labels=run.recipe.labels.model_dump(mode="json"),
@@ -226,6 +234,16 @@ def _weights_key(run: Run, corpus: PackedCorpus, config: Teacher) -> str:
         teacher=config.model_dump(mode="json", include={"model", "input"}),
         finetune=config.finetune.model_dump(mode="json", exclude={"resources"}),
     )
+
+
+def _code(config: Teacher) -> dict[str, str]:
+    if not config.model.is_described_by_files:
+        return {}
+    from kd_ray.models.code import code_digest
+
+    digest = code_digest(config.model)
+    assert digest is not None
+    return {"code": digest}
 
 
 def _record_key(run: Run, corpus: PackedCorpus, config: Teacher, num_classes: int | None) -> str:
@@ -245,6 +263,7 @@ def _finetune_job(
     run: Run, corpus: PackedCorpus, name: str, config: Teacher, finetune: Finetune, *, key: str
 ) -> TrainJob:
     """Supervised training on the allowed labels; a view of its own for every sample and epoch."""
+    assert not isinstance(config.model, ExportedModel | ImportedModel), "the recipe refuses to finetune those"
     loss = CrossEntropyLoss(kind="cross_entropy", label_smoothing=finetune.label_smoothing)
     return TrainJob(
         name=name,

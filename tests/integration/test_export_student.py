@@ -64,7 +64,9 @@ def export(
     module = module or build_model(config.model, num_classes=3).eval()
     formats = Formats(onnx=onnx, torch_export=torch_export)
     storage = LocalStorage(str(folder))
-    return module, export_student(module, config, classes=classes, storage=storage, formats=formats, **more)
+    return module, export_student(
+        module, config, num_classes=3, classes=classes, storage=storage, formats=formats, **more
+    )
 
 
 def elsewhere(script: str, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Building the networks of each kind beside timm's and CIFAR's."""
