@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from kd_ray.config.base import Section
-from kd_ray.config.models import Input, Model
+from kd_ray.config.models import Input, Model, TimmModel
 from kd_ray.config.outputs import POOLED, Layer, SummarySource
 from kd_ray.config.problems import Problem, describe
 from kd_ray.config.recipe import Recipe
+from kd_ray.config.student import Student
 from kd_ray.config.students import each_student
+from kd_ray.config.teacher import Teacher
 from kd_ray.config.views import Policy
 from kd_ray.errors import ModelError, RecipeError
 from pipelines.context import Record, Run, key_of
@@ -42,12 +44,39 @@ def check_inputs(run: Run, *, keep: bool) -> None:
         ModelError: a model cannot be built, or does not take its size.
     """
     given = list(given_sizes(run.recipe))
-    key = key_of(inputs=[_as_json(each) for each in given])
-    if run.record(STAGE, key) is not None:
-        return
-    refuse_misfits(given, title=run.recipe.name)
-    if keep:
-        run.write_record(STAGE, key, {"sizes": {each.path: each.size_px for each in given}})
+    key = key_of(inputs=[_as_json(each) for each in given], models=_models(run.recipe))
+    record = run.record(STAGE, key)
+    if record is None:
+        refuse_misfits(given, title=run.recipe.name)
+        sizes = {each.path: each.size_px for each in given}
+        record = {"sizes": sizes, "warnings": unlike_training(run.recipe)}
+        if keep:
+            run.write_record(STAGE, key, record)
+    for warning in record["warnings"]:
+        run.console.print(warning, markup=False, highlight=False, soft_wrap=True)
+
+
+def unlike_training(recipe: Recipe) -> list[str]:
+    """A warning for each pretrained model of timm that is given other pixels than it was trained with."""
+    from kd_ray.models.preprocessing import differences_from_training
+
+    inputs: dict[str, Teacher | Student] = {**recipe.teachers_by_path(), "student": recipe.student}
+    found = {
+        path: differences_from_training(each.model, each.input)
+        for path, each in inputs.items()
+        if isinstance(each.model, TimmModel)
+    }
+    return [
+        f"WARNING: {path}.input is not what {inputs[path].model.title} was trained with: {'; '.join(differences)}."
+        for path, differences in found.items()
+        if differences
+    ]
+
+
+def _models(recipe: Recipe) -> Record:
+    """All that the warnings depend on."""
+    inputs: dict[str, Teacher | Student] = {**recipe.teachers_by_path(), "student": recipe.student}
+    return {path: each.input.model_dump(mode="json") for path, each in inputs.items()}
 
 
 def _as_json(given: Given) -> Record:
