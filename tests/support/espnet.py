@@ -1,4 +1,4 @@
-"""ESPNet (Mehta et al. 2018, arXiv 1803.06815) as a team would bring it: a network of its own, and a function for it."""
+"""ESPNet (Mehta et al. 2018, arXiv 1803.06815) as a team would bring it: its own network, and a function for it."""
 
 from collections.abc import Sequence
 
