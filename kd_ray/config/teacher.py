@@ -38,7 +38,6 @@ class Teacher(Section):
     )
     precision: Precision = "float32"
     channels_last: bool = Field(default=False, description="faster convolutions on GPUs; decides no byte's identity")
-    compile: bool = Field(default=False, description="torch.compile; the first batch of each size takes minutes")
     outputs: Outputs
     finetune: Finetune | None = None
     resources: TeacherResources = TeacherResources()

@@ -3,7 +3,7 @@
 Shape letters: B batch, C channels, H and W pixels or grid, D width, K classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -55,17 +55,16 @@ def pooled(x_BHWD: Tensor, factor: int) -> Tensor:
     return blocks.mean(dim=(2, 4))
 
 
-def _compiled(module: nn.Module, config: Teacher) -> Callable[[Tensor], dict[str, Tensor]]:
-    """All outputs of a batch, compiled where `config` says so."""
+def _whole(module: nn.Module, config: Teacher) -> nn.Module:
+    """The network with the outputs that `config` asks for as its forward pass."""
     outputs = config.outputs
-    whole = OutputModel(
+    return OutputModel(
         module,
         names=outputs.names(),
         spatial_stage=outputs.spatial_stage,
         summary_from=outputs.summary_from,
         spatial_from=outputs.spatial_from,
     ).eval()
-    return torch.compile(whole) if config.compile else whole
 
 
 class FrozenTeacher:
@@ -93,7 +92,7 @@ class FrozenTeacher:
         self._dtype = DTYPES[config.precision]
         module = module.eval().requires_grad_(requires_grad=False).to(device=self._device, dtype=self._dtype)
         self._module = module.to(memory_format=torch.channels_last) if config.channels_last else module
-        self._outputs = _compiled(self._module, config)
+        self._outputs = _whole(self._module, config)
 
     @property
     def module(self) -> nn.Module:

@@ -31,9 +31,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What was asked for: the maps [B, D, H, W] of the stages, and (class token, patch tokens) of the last blocks after
-    the norm.
-    """
+    """Maps [B, D, H, W] of the stages, and (class token, patch tokens) of the last blocks after the norm."""
 
     pooled_BD: Tensor | None = None
     logits: Tensor | None = None
