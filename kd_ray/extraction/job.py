@@ -1,6 +1,6 @@
 """Everything one extraction worker needs, in a form that travels to another machine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kd_ray.cache.plan import Grid
@@ -9,12 +9,13 @@ from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Unit
 from kd_ray.cache.view_store import open_view_store
 from kd_ray.config.kept import KeptFormat
+from kd_ray.config.models import Input
 from kd_ray.config.teacher import Teacher
 from kd_ray.config.views import Policy
 from kd_ray.corpus.packed import CorpusAddress
 from kd_ray.errors import FingerprintMismatch
 from kd_ray.extraction.rendering import FarRendering, UnitRenderer
-from kd_ray.extraction.unit import Generations, UnitExtractor
+from kd_ray.extraction.unit import Generations, Seat, UnitExtractor
 from kd_ray.teachers.frozen import FrozenTeacher
 
 
@@ -47,8 +48,8 @@ class ExtractJob:
         return named.batch_size_per_worker if named is not None else resources.batch_size_per_worker
 
 
-def build_renderer(job: ExtractJob) -> UnitRenderer:
-    """Renders views for `job` on this machine, and knows no teacher."""
+def build_renderer(job: ExtractJob, *others: ExtractJob) -> UnitRenderer:
+    """Renders views for `job` on this machine, and for others on the same views; it knows no teacher."""
     return UnitRenderer(
         corpus=job.corpus.open(),
         view_store=open_view_store(job.cache_uri, job.view_set, grid=job.grid, corpus_uri=job.corpus.uri),
@@ -56,8 +57,17 @@ def build_renderer(job: ExtractJob) -> UnitRenderer:
         view_seed=job.view_seed,
         kept=job.kept,
         verify_one_in=job.verify_one_in,
-        size=job.teacher.input,
+        sizes=_distinct([each.teacher.input for each in (job, *others)]),
     )
+
+
+def _distinct(inputs: Sequence[Input]) -> tuple[Input, ...]:
+    """Of inputs that differ in nothing but what is done with pixels once they are rendered, the first."""
+    return tuple({_rendered_as(each): each for each in reversed(inputs)}.values())
+
+
+def _rendered_as(input: Input) -> tuple[object, ...]:
+    return input.size_px, input.interpolation
 
 
 def load_frozen(job: ExtractJob, *, device: str, batch_size: int) -> FrozenTeacher:
@@ -82,21 +92,38 @@ def load_frozen(job: ExtractJob, *, device: str, batch_size: int) -> FrozenTeach
 
 
 def build_extractor(
-    job: ExtractJob, *, device: str, batch_size: int, num_threads: int, far: FarRendering | None = None
+    job: ExtractJob,
+    *others: ExtractJob,
+    device: str,
+    batch_size: int,
+    num_threads: int,
+    far: FarRendering | None = None,
 ) -> UnitExtractor:
-    """The extractor of `job` on this machine; loads the teacher, so it is built once per worker.
+    """The extractor of `job`, and of others on the same views, on this machine; loads the teachers, so it is built once
+    per worker.
 
     `far` renders elsewhere; without it threads here do. Raises what `load_frozen` does.
     """
+    jobs = (job, *others)
+    assert len({each.view_set.fingerprint for each in jobs}) == 1, "teachers that share a worker see the same views"
+    renderer = build_renderer(*jobs)
+    places = {_rendered_as(each): place for place, each in enumerate(renderer.sizes)}
     return UnitExtractor(
-        load_frozen(job, device=device, batch_size=batch_size),
-        renderer=build_renderer(job),
-        outputs={
-            name: open_output(job.cache_uri, job.target_set, spec, create=True) for name, spec in job.outputs.items()
-        },
+        [
+            Seat(
+                teacher=load_frozen(each, device=device, batch_size=batch_size),
+                outputs={
+                    name: open_output(each.cache_uri, each.target_set, spec, create=True)
+                    for name, spec in each.outputs.items()
+                },
+                calibrating=each.calibrating,
+                generations=each.generations,
+                size_index=places[_rendered_as(each.teacher.input)],
+            )
+            for each in jobs
+        ],
+        renderer=renderer,
         num_threads=num_threads,
         batch_size=batch_size,
-        calibrating=job.calibrating,
-        generations=job.generations,
         far=far,
     )

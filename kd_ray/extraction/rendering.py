@@ -25,8 +25,9 @@ from kd_ray.extraction.unit_views import CommittedViews, Described, NewViews, Un
 MAX_PART_BYTES = 32 << 20  # of rendered pixels that travel at once
 
 Pixels = NDArray[np.uint8]
-Rendered = tuple[list[Described], Pixels]
-"""All views of one row: what is to be stored of each (nothing where they are committed), and [V, H, W, 3]."""
+Rendered = tuple[list[Described], tuple[Pixels, ...]]
+"""All views of one row: what is to be stored of each (nothing where they are committed), and [V, H, W, 3] of each size.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +46,19 @@ class OpenRows:
 
     sample_ids: SampleIds
     views: UnitViews
-    size: Input
+    sizes: tuple[Input, ...]
 
     def render(self, row: int) -> Rendered:
-        """All views of one row, whose image is decoded once.
+        """All views of one row, whose image is decoded once, and rendered once for each size.
 
         Raises:
             BadImage: a packed image does not decode.
             ViewMismatch: a view is not the one that is stored.
         """
         seen, described = self.views.of(row)
-        return described, np.stack([view.render(self.size.size_px, self.size.interpolation) for view in seen])
+        return described, tuple(
+            np.stack([view.render(size.size_px, size.interpolation) for view in seen]) for size in self.sizes
+        )
 
 
 class FarRendering(Protocol):
@@ -71,7 +74,7 @@ class FarRendering(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRenderer:
-    """Opens units of one view set for a teacher with input `size`; one for each process."""
+    """Opens units of one view set for teachers with inputs of these `sizes`; one for each process."""
 
     corpus: PackedCorpus
     view_store: ViewStore
@@ -79,7 +82,7 @@ class UnitRenderer:
     view_seed: int
     kept: KeptFormat | None
     verify_one_in: int
-    size: Input
+    sizes: tuple[Input, ...]
 
     def open(self, unit: Unit, committed: Commit | None, *, with_images: bool) -> OpenRows:
         """All rows of a unit; without images where its views are read, or nothing is to be seen."""
@@ -88,7 +91,7 @@ class UnitRenderer:
         rows = self.corpus.read_rows(span.shard, span.group_start, span.group_stop, columns=columns)
         replay = Replay(rows, policy=self.policy, seed=self.view_seed) if with_images else None
         views = self._views(unit, committed, replay, rows.sample_ids, first_row=0, unit_ids=rows.sample_ids)
-        return OpenRows(sample_ids=rows.sample_ids, views=views, size=self.size)
+        return OpenRows(sample_ids=rows.sample_ids, views=views, sizes=self.sizes)
 
     def render_part(self, unit: Unit, committed: Commit | None, part: Part) -> tuple[list[Rendered], int]:
         """What `FarRendering.submit` promises, here; only the row group of the part is read."""
@@ -96,7 +99,7 @@ class UnitRenderer:
         replay = Replay(rows, policy=self.policy, seed=self.view_seed)
         unit_ids = rows.sample_ids if committed is None else self.sample_ids(unit.span)
         views = self._views(unit, committed, replay, rows.sample_ids, first_row=part.group_row, unit_ids=unit_ids)
-        opened = OpenRows(sample_ids=rows.sample_ids, views=views, size=self.size)
+        opened = OpenRows(sample_ids=rows.sample_ids, views=views, sizes=self.sizes)
         first = 0 if committed is None else part.group_row
         return [opened.render(first + row) for row in range(part.start, part.stop)], views.num_rounded
 
@@ -106,8 +109,8 @@ class UnitRenderer:
 
     def parts(self, unit: Unit) -> Iterator[Part]:
         """A unit cut so that the pixels of a part stay below `MAX_PART_BYTES`, in the order of its rows."""
-        height, width = self.size.size_px
-        num_rows = max(MAX_PART_BYTES // (unit.num_views * height * width * 3), 1)
+        num_pixels = sum(height * width for height, width in (each.size_px for each in self.sizes))
+        num_rows = max(MAX_PART_BYTES // (unit.num_views * num_pixels * 3), 1)
         span = unit.span
         rows_per_group = self.corpus.rows_per_group(span.shard)[span.group_start : span.group_stop]
         group_row = 0

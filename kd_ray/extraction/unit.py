@@ -5,9 +5,9 @@ Shape letters: N rows, V views, D whatever an output's values are.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from kd_ray.cache.commits import Commit
 from kd_ray.cache.target_set import Output, SampleIds
 from kd_ray.cache.units import Unit
+from kd_ray.errors import ExtractionError
 from kd_ray.extraction.rendering import FarRendering, OpenRows, Rendered, UnitRenderer
 from kd_ray.extraction.unit_views import Described, count_rounded
-from kd_ray.teachers.frozen import FrozenTeacher
+from kd_ray.teachers.frozen import FrozenTeacher, NotFinite
 
 Result = TypeVar("Result")
 # Which generation of a unit (by its id) counts, of an output or of VIEWS, and is written where it is not there; 0, the
@@ -44,38 +45,67 @@ class UnitReport:
     outputs_written: int
 
 
-class UnitExtractor:
-    """Computes units of one teacher on one view set; built once per worker, called once per unit.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """One of the teachers of a worker: its outputs, and which of the renderer's sizes it sees."""
 
-    `renderer` renders views in threads here, or `far` elsewhere where it is given.
+    teacher: FrozenTeacher
+    outputs: Mapping[str, Output]
+    calibrating: Unit | None
+    generations: Generations
+    size_index: int = 0
+
+    def generation(self, name: str, unit: Unit) -> int:
+        """Which generation of a unit counts, of an output or of VIEWS."""
+        return self.generations.get(name, {}).get(unit.id, 0)
+
+    def missing(self, unit: Unit) -> dict[str, Output]:
+        """The outputs of a unit that are not committed."""
+        return {
+            name: output
+            for name, output in self.outputs.items()
+            if not output.collection.is_committed(unit, generation=self.generation(name, unit))
+        }
+
+
+Missing = Mapping[int, Mapping[str, Output]]
+"""By the number of a seat: what of a unit its teacher has to compute."""
+Values = dict[int, dict[str, NDArray[np.float32]]]
+"""By the number of a seat and the output: [V, N, ...]."""
+
+
+class UnitExtractor:
+    """Computes units of the teachers in `seats` on one view set; built once per worker, called once per unit.
+
+    `renderer` renders views in threads here, or `far` elsewhere where it is given; an image is decoded once for all
+    teachers, a view rendered once for each size.
     """
 
     def __init__(
         self,
-        teacher: FrozenTeacher,
+        seats: Sequence[Seat],
         *,
         renderer: UnitRenderer,
-        outputs: Mapping[str, Output],
         num_threads: int,
         batch_size: int,
-        calibrating: Unit | None,
-        generations: Generations,
         far: FarRendering | None = None,
     ) -> None:
-        self._teacher = teacher
+        self._seats = tuple(seats)
         self._renderer = renderer
         self._view_store = renderer.view_store
         self._kept = renderer.kept
-        self._outputs = outputs
         self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="render")
         self._batch_size = batch_size
-        self._calibrating = calibrating
-        self._generations = generations
         self._far = far
 
     def __call__(self, unit: Unit, *, attempt: str) -> UnitReport:
-        """Compute and commit whatever of the unit is not committed yet; a teacher runs only if an output is missing.
+        """`for_seats` of the first teacher, where there is one."""
+        return self.for_seats(unit, (0,), attempt=attempt)[0]
+
+    def for_seats(self, unit: Unit, chosen: Sequence[int], *, attempt: str) -> list[UnitReport]:
+        """Compute and commit whatever of the unit is not committed yet, for the `chosen` seats (by number); a teacher
+        runs only if an output of it is missing.
 
         Raises:
             ExtractionError: outputs that may not be stored.
@@ -83,47 +113,63 @@ class UnitExtractor:
             ViewMismatch, CacheCorrupt: the views that are stored are not those of this corpus, or cannot be read.
         """
         start_s = time.perf_counter()
-        missing = {
-            name: output
-            for name, output in self._outputs.items()
-            if not output.collection.is_committed(unit, generation=self._generation(name, unit))
-        }
-        views_commit = self._view_store.collection.find(unit, generation=self._generation(VIEWS, unit))
+        missing = {number: outputs for number in chosen if (outputs := self._seats[number].missing(unit))}
+        views_commit = self._view_store.collection.find(unit, generation=self._generation_of_views(unit))
         if not missing and views_commit is not None:
-            num_rows = len(self._renderer.sample_ids(unit.span))
-            return _report(unit, start_s=start_s, num_rows=num_rows, forwards=0, rounded=0, wait_s=0.0, written=0)
-        calibrating_forwards = self._calibrate(missing)
+            done = _Done(num_rows=len(self._renderer.sample_ids(unit.span)))
+        else:
+            done = self._do(unit, missing, views_commit, attempt=attempt)
+        seconds = (time.perf_counter() - start_s) / len(chosen)
+        return [
+            UnitReport(
+                unit_id=unit.id,
+                num_views=unit.num_views * done.num_rows,
+                num_forwards=done.forwards.get(number, 0),
+                num_rounded=done.rounded if place == 0 else 0,  # views are compared once for all
+                seconds=seconds,
+                render_wait_s=done.wait_s / len(chosen),
+                outputs_written=len(missing.get(number, {})),
+            )
+            for place, number in enumerate(chosen)
+        ]
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Views that go through each teacher at once, now."""
+        return [seat.teacher.batch_size for seat in self._seats]
+
+    def _do(self, unit: Unit, missing: Missing, views_commit: Commit | None, *, attempt: str) -> "_Done":
+        forwards_before = [seat.teacher.num_forwards for seat in self._seats]
+        for number, outputs in missing.items():
+            self._calibrate(number, outputs)
         needs_images = views_commit is None or self._kept is None
         source = self._open(unit, views_commit, needs_images=needs_images)
-        described, values, forwards, wait_s = self._compute(unit, source, infer=bool(missing))
+        described, values, wait_s = self._compute(unit, source, tuple(missing))
         rounded = source.num_rounded
         # Views first: a unit of targets without the digests of its views could not be checked.
         if views_commit is None:
             rounded += self._write_views(unit, described, source.sample_ids, attempt=attempt)
-        for name, output in missing.items():
-            generation = self._generation(name, unit)
-            output.write(unit, values[name], source.sample_ids, attempt=attempt, generation=generation)
-        return _report(
-            unit,
-            start_s=start_s,
+        for number, outputs in missing.items():
+            for name, output in outputs.items():
+                generation = self._seats[number].generation(name, unit)
+                output.write(unit, values[number][name], source.sample_ids, attempt=attempt, generation=generation)
+        return _Done(
             num_rows=len(source.sample_ids),
-            forwards=calibrating_forwards + forwards,
+            forwards={number: self._seats[number].teacher.num_forwards - forwards_before[number] for number in missing},
             rounded=rounded,
             wait_s=wait_s,
-            written=len(missing),
         )
 
-    def _calibrate(self, missing: Mapping[str, Output]) -> int:
-        """Fix what must be before a value is stored, from the same views whichever unit comes first; forward passes."""
+    def _calibrate(self, number: int, missing: Mapping[str, Output]) -> None:
+        """Fix what must be before a value is stored, from the same views whichever unit comes first."""
         waiting = {name: output for name, output in missing.items() if output.must_be_calibrated()}
         if not waiting:
-            return 0
-        unit = self._calibrating
+            return
+        unit = self._seats[number].calibrating
         assert unit is not None, "a view set with a missing unit has a first one"
-        _, values, forwards, _ = self._compute(unit, self._open(unit, None, needs_images=True), infer=True)
+        _, values, _ = self._compute(unit, self._open(unit, None, needs_images=True), (number,))
         for name, output in waiting.items():
-            output.calibrate(values[name])
-        return forwards
+            output.calibrate(values[number][name])
 
     def _open(self, unit: Unit, committed: Commit | None, *, needs_images: bool) -> "_NearRows | _FarRows":
         if self._far is not None and needs_images:
@@ -133,7 +179,7 @@ class UnitExtractor:
 
     def _write_views(self, unit: Unit, described: list[Described], sample_ids: SampleIds, *, attempt: str) -> int:
         """Commit the views; where another attempt was first, how many of its views differ from these by rounding."""
-        generation = self._generation(VIEWS, unit)
+        generation = self._generation_of_views(unit)
         pixels = [each.pixels for each in described if each.pixels is not None]
         written = self._view_store.write(
             unit,
@@ -154,49 +200,57 @@ class UnitExtractor:
             views=lambda: self._renderer.open(unit, None, with_images=True).views,
         )
 
-    def _generation(self, name: str, unit: Unit) -> int:
-        return self._generations.get(name, {}).get(unit.id, 0)
+    def _generation_of_views(self, unit: Unit) -> int:
+        return self._seats[0].generation(VIEWS, unit)
 
     def _compute(
-        self, unit: Unit, source: "_NearRows | _FarRows", *, infer: bool
-    ) -> tuple[list[Described], dict[str, NDArray[np.float32]], int, float]:
+        self, unit: Unit, source: "_NearRows | _FarRows", numbers: Sequence[int]
+    ) -> tuple[list[Described], Values, float]:
         """Rows and values are view-major: all rows of the first view, then of the next."""
         num_rows = len(source.sample_ids)
-        forwards_before = self._teacher.num_forwards
-        parts: dict[str, list[NDArray[np.float32]]] = {}
+        parts: dict[tuple[int, str], list[NDArray[np.float32]]] = {}
         wait_s = 0.0
         rows_per_batch = max(self._batch_size // unit.num_views, 1)
         rendered = source.rendered(num_ahead=2 * max(rows_per_batch, self._num_threads))
         by_row: list[list[Described]] = []
-        for _ in range(0, num_rows, rows_per_batch):
+        for start in range(0, num_rows, rows_per_batch):
             batch, waited_s = _gather(rendered, rows_per_batch)
             wait_s += waited_s
             by_row += [described for described, _ in batch]
-            if infer:
-                pixels = np.concatenate([pixels_VHWC for _, pixels_VHWC in batch])
-                for name, value in self._teacher(pixels).items():
-                    parts.setdefault(name, []).append(value.reshape(len(batch), unit.num_views, *value.shape[1:]))
-        values = {
-            name: np.ascontiguousarray(np.moveaxis(np.concatenate(arrays_NVD), 1, 0))
-            for name, arrays_NVD in parts.items()
-        }
-        forwards = self._teacher.num_forwards - forwards_before
+            for number in numbers:
+                sample_ids = source.sample_ids[start : start + len(batch)]
+                for name, value in self._infer(number, unit, batch, sample_ids).items():
+                    parts.setdefault((number, name), []).append(
+                        value.reshape(len(batch), unit.num_views, *value.shape[1:])
+                    )
+        values: Values = {number: {} for number in numbers}
+        for (number, name), arrays_NVD in parts.items():
+            values[number][name] = np.ascontiguousarray(np.moveaxis(np.concatenate(arrays_NVD), 1, 0))
         by_view = [described[view] for view in range(unit.num_views) for described in by_row if described]
-        return by_view, values, forwards, wait_s
+        return by_view, values, wait_s
+
+    def _infer(
+        self, number: int, unit: Unit, batch: Sequence[Rendered], sample_ids: SampleIds
+    ) -> Mapping[str, NDArray[np.float32]]:
+        seat = self._seats[number]
+        pixels = np.concatenate([sizes[seat.size_index] for _, sizes in batch])
+        try:
+            return seat.teacher(pixels)
+        except NotFinite as error:
+            row, view = divmod(error.rows[0], unit.num_views)
+            raise ExtractionError(
+                f"unit {unit.id}, sample {int(sample_ids[row]):016x}, view {unit.view_start + view}: {error}"
+            ) from error
 
 
-def _report(
-    unit: Unit, *, start_s: float, num_rows: int, forwards: int, rounded: int, wait_s: float, written: int
-) -> UnitReport:
-    return UnitReport(
-        unit_id=unit.id,
-        num_views=unit.num_views * num_rows,
-        num_forwards=forwards,
-        num_rounded=rounded,
-        seconds=time.perf_counter() - start_s,
-        render_wait_s=wait_s,
-        outputs_written=written,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done:
+    """What a unit has cost; forward passes by the number of a seat."""
+
+    num_rows: int
+    forwards: Mapping[int, int] = field(default_factory=dict)
+    rounded: int = 0
+    wait_s: float = 0.0
 
 
 class _NearRows:

@@ -15,6 +15,7 @@ from kd_ray.config.teacher import Precision, Teacher
 from kd_ray.errors import ExtractionError, ModelError, WeightsError
 from kd_ray.models import OutputModel, build_model, load_weights, network_fingerprint, to_input, without_pretrained
 from kd_ray.models.pixels import to_tensor
+from kd_ray.teachers.memory import Slices
 
 DTYPES: Mapping[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -22,6 +23,17 @@ DTYPES: Mapping[Precision, torch.dtype] = {
     "float16": torch.float16,
 }
 NUM_NAMED = 8
+
+
+class NotFinite(ExtractionError):
+    """Values of an output that may not be stored; `rows` of the batch have them."""
+
+    def __init__(self, message: str, rows: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+    def __reduce__(self) -> tuple[type["NotFinite"], tuple[str, tuple[int, ...]]]:
+        return NotFinite, (str(self), self.rows)
 
 
 def load_teacher(config: Teacher, *, num_classes: int | None, weights_uri: str | None) -> nn.Module:
@@ -88,7 +100,7 @@ class FrozenTeacher:
         self.num_forwards = 0
         self._config = config
         self._device = torch.device(device)
-        self._batch_size = batch_size
+        self._slices = Slices(batch_size)
         self._dtype = DTYPES[config.precision]
         module = module.eval().requires_grad_(requires_grad=False).to(device=self._device, dtype=self._dtype)
         self._module = module.to(memory_format=torch.channels_last) if config.channels_last else module
@@ -99,14 +111,19 @@ class FrozenTeacher:
         """The frozen network."""
         return self._module
 
+    @property
+    def batch_size(self) -> int:
+        """Views that go through the network at once: what was asked for, or what memory turned out to hold."""
+        return self._slices.size
+
     def __call__(self, pixels_BHWC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """The configured outputs [B, ...] as float32, computed in slices of the batch size.
 
         Raises:
-            ExtractionError: an output is not finite.
+            NotFinite: an output is not finite.
+            ExtractionError: memory does not hold a single view.
         """
-        starts = range(0, len(pixels_BHWC), self._batch_size)
-        slices = [self._forward(pixels_BHWC[start : start + self._batch_size]) for start in starts]
+        slices = self._slices.through(self._forward, pixels_BHWC)
         outputs = {name: np.concatenate([part[name] for part in slices]) for name in self._config.outputs.names()}
         for name, output in outputs.items():
             self._check_finite(name, output)
@@ -121,19 +138,23 @@ class FrozenTeacher:
         # cuDNN would take TF32 for float32 and pick its algorithm by timing: neither is in the target's fingerprint.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             found = self._outputs(x_BCHW)
-        self.num_forwards += len(pixels_BHWC)
         values = {name: output.float() for name, output in found.items()}
         pool = outputs.spatial.pool if outputs.spatial is not None else None
         if pool is not None:
             values["spatial"] = pooled(values["spatial"], pool)
-        return {name: output.cpu().numpy() for name, output in values.items()}
+        done = {name: output.cpu().numpy() for name, output in values.items()}
+        self.num_forwards += len(pixels_BHWC)
+        return done
 
     def _check_finite(self, name: str, output: NDArray[np.float32]) -> None:
         rows = np.flatnonzero(~np.isfinite(output).reshape(len(output), -1).all(axis=1))
         if rows.size == 0:
             return
         named = ", ".join(map(str, rows[:NUM_NAMED])) + (", …" if rows.size > NUM_NAMED else "")
-        raise ExtractionError(
-            f"teacher output {name!r} is not finite in {rows.size} of {len(output)} rows ({named}) at precision "
-            f"{self._config.precision}. Use a wider precision (bfloat16, float32), or check the weights."
+        stage = self._config.outputs.spatial_stage if name == "spatial" else None
+        layer = f"{name!r}" if stage is None else f"{name!r} (stage {stage})"
+        raise NotFinite(
+            f"teacher output {layer} is not finite in {rows.size} of {len(output)} rows ({named}) at precision "
+            f"{self._config.precision}. Use a wider precision (bfloat16, float32), or check the weights.",
+            tuple(rows.tolist()),
         )

@@ -1,5 +1,6 @@
 """One unit from packed bytes to committed targets: every value at its view and row, each forward pass once."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from kd_ray.corpus.packed import PackedCorpus, Rows
 from kd_ray.errors import ExtractionError, FingerprintMismatch
 from kd_ray.extraction.job import build_extractor, build_renderer
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
-from kd_ray.extraction.unit import UnitExtractor
+from kd_ray.extraction.unit import Seat, UnitExtractor
 from kd_ray.models import build_model, save_weights
 from kd_ray.storage import open_storage
 from kd_ray.teachers.frozen import FrozenTeacher
@@ -78,16 +79,19 @@ def extractor_with(
 ) -> UnitExtractor:
     """The extractor of `plan`, but with this teacher and corpus."""
     job = plan.job
-    return UnitExtractor(
-        teacher,  # type: ignore[arg-type]
-        renderer=replace(build_renderer(job), corpus=corpus),
+    seat = Seat(
+        teacher=teacher,  # type: ignore[arg-type]
         outputs={
             name: open_output(job.cache_uri, job.target_set, spec, create=True) for name, spec in job.outputs.items()
         },
-        num_threads=num_threads,
-        batch_size=batch_size,
         calibrating=job.calibrating,
         generations=job.generations,
+    )
+    return UnitExtractor(
+        [seat],
+        renderer=replace(build_renderer(job), corpus=corpus),
+        num_threads=num_threads,
+        batch_size=batch_size,
     )
 
 
@@ -252,6 +256,29 @@ class TestRefusals:
         with pytest.raises(ExtractionError, match="'logits' is not finite"):
             extractor(plan.missing[0], attempt="a")
         assert not [name for name in files_below(tmp_path / "cache") if "/commits/" in name or "/units/" in name]
+
+    def test_the_sample_and_the_view_of_a_value_that_is_not_finite_are_named(self, plan_for, tiny_corpus) -> None:
+        plan = plan_for(outputs=("spatial", "logits"))
+        unit = next(each for each in plan.missing if each.view_start)
+        span = unit.span
+        ids = tiny_corpus.read_rows(span.shard, span.group_start, span.group_stop, columns=()).sample_ids
+        teacher = FrozenTeacher(
+            plan.job.teacher, num_classes=NUM_CLASSES, weights_uri=None, device="cpu", batch_size=32
+        )
+        seen = 0
+
+        def spoil(module: torch.nn.Module, inputs: object, logits: torch.Tensor) -> torch.Tensor:
+            nonlocal seen
+            logits = logits.clone()
+            if seen <= 9 * unit.num_views < seen + len(logits):
+                logits[9 * unit.num_views - seen] = torch.inf
+            seen += len(logits)
+            return logits
+
+        teacher.module.get_classifier().register_forward_hook(spoil)
+        where = f"unit {unit.id}, sample {int(ids[9]):016x}, view {unit.view_start}: teacher output 'logits' is not"
+        with pytest.raises(ExtractionError, match=re.escape(where)):
+            extractor_with(teacher, plan, tiny_corpus, batch_size=4)(unit, attempt="a")
 
     def test_values_too_large_for_the_codec_are_refused_with_the_way_out(
         self, plan_for, tiny_teacher, tmp_path

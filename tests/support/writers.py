@@ -26,7 +26,7 @@ from kd_ray.cache.target_set import open_output
 from kd_ray.cache.units import Unit
 from kd_ray.errors import KdRayError
 from kd_ray.extraction.job import ExtractJob, build_renderer
-from kd_ray.extraction.unit import UnitExtractor
+from kd_ray.extraction.unit import Seat, UnitExtractor
 from kd_ray.teachers.frozen import FrozenTeacher
 from tests.support.processes import ROOT
 
@@ -133,17 +133,15 @@ def build(job: ExtractJob, units: Sequence[Unit], task: Task) -> None:
     """Compute and commit what is missing, as a worker of the extract stage does."""
     job = replace(job, cache_uri=task.cache_uri)
     log = Log(task.log, name=task.name)
-    extractor = UnitExtractor(
-        LoggedTeacher(job, log=log),
-        renderer=build_renderer(job),
+    seat = Seat(
+        teacher=LoggedTeacher(job, log=log),
         outputs={
             name: open_output(job.cache_uri, job.target_set, spec, create=True) for name, spec in job.outputs.items()
         },
-        num_threads=1,
-        batch_size=32,
         calibrating=job.calibrating,
         generations=job.generations,
     )
+    extractor = UnitExtractor([seat], renderer=build_renderer(job), num_threads=1, batch_size=32)
     for unit in [*units[task.first :], *units[: task.first]]:
         log.unit = unit.id
         log.say("begin")
