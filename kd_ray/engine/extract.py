@@ -1,94 +1,142 @@
-"""The extract stage on Ray Data: a row is a unit's name, a block is a unit, a worker keeps one teacher loaded."""
+"""The extract stage on Ray: teachers that the cluster holds together run at the same time, others in turn."""
 
-import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
-import numpy as np
 import ray
-import ray.data
 
 from kd_ray.cache.units import Unit
-from kd_ray.config.resources import TeacherResources
 from kd_ray.engine.data import configure_ray_data
-from kd_ray.engine.failures import own_error
-from kd_ray.engine.rendering import RenderTasks
-from kd_ray.engine.session import limit_threads, worker_device
-from kd_ray.extraction.job import ExtractJob, build_extractor
+from kd_ray.engine.nodes import Node, alive, lacking, take_turns
+from kd_ray.engine.pool import Failed, Noted, Told, run_pool
+from kd_ray.errors import ClusterError, ExtractionError
+from kd_ray.extraction.plan import TargetPlan
+from kd_ray.extraction.pools import Lane, lanes_of
 from kd_ray.extraction.unit import UnitReport
 
-ACCELERATOR_LABEL = "ray.io/accelerator-type"
+LOOK_EVERY_S = 20  # at nodes that a teacher waits for
+MAX_FAILED_UNITS = 16  # after as many the rest is not tried: more likely all of it is wrong than each of them
+NUM_TOLD = 8
+
+OnReport = Callable[[TargetPlan, UnitReport], None]
+Tell = Callable[[str], None]
 
 
-class ExtractWorker:
-    """Extracts one unit per call."""
-
-    def __init__(self, job: ExtractJob) -> None:
-        resources = job.teacher.resources
-        num_threads = limit_threads(resources.num_cpus)
-        self._extract = build_extractor(
-            job,
-            device=worker_device(resources.num_gpus),
-            batch_size=job.batch_size_on(_accelerator_here()),
-            num_threads=num_threads,
-            far=RenderTasks(job, max_tasks=resources.max_render_tasks) if resources.placement == "split" else None,
-        )
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one row: the name of a unit in, its report out."""
-        (unit_id,) = batch["unit_id"].tolist()
-        report = self._extract(Unit.from_id(unit_id), attempt=uuid.uuid4().hex)
-        return {name: np.array([value]) for name, value in asdict(report).items()}
-
-
-def extract_units(job: ExtractJob, units: Sequence[Unit], *, on_report: Callable[[UnitReport], None]) -> None:
-    """Compute and commit `units`, telling of each as it is done; what is committed by others meanwhile is not redone.
+def extract_units(plans: Sequence[TargetPlan], *, can_grow: bool, on_report: OnReport, tell: Tell) -> None:
+    """Compute and commit what is missing of `plans`, telling of each unit as it is done, and in words of what happens
+    on the way. Units that fail do not keep the others from being done.
 
     Raises:
-        KdRayError: whatever of the project's own errors a worker raised.
+        ClusterError: no node can run a teacher, and none will come (`can_grow`).
+        ExtractionError: units that failed, after all the others were done.
+        KdRayError: whatever else of the project's own errors a worker raised.
     """
     configure_ray_data()
-    resources = job.teacher.resources
-    placement: dict[str, Any] = {}
-    if resources.accelerators:
-        placement["label_selector"] = {ACCELERATOR_LABEL: f"in({','.join(sorted(resources.accelerators))})"}
-    rows = ray.data.from_items([{"unit_id": unit.id} for unit in units], override_num_blocks=len(units))
-    reports = rows.map_batches(
-        ExtractWorker,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=min(resources.min_workers, len(units)),
-            max_size=min(_max_workers(resources), len(units)),
-            max_tasks_in_flight_per_actor=2,
-        ),
-        num_cpus=resources.num_cpus,
-        num_gpus=resources.num_gpus,
-        fn_constructor_kwargs={"job": job},
-        **placement,
-    )
+    lanes = lanes_of(plans)
+    nodes = _nodes()
+    for lane in lanes:
+        missing = lacking(lane.resources, nodes)
+        if missing is not None and not can_grow:
+            raise ClusterError(f"teacher {lane.name}: {missing}. Change its resources in the recipe, or the cluster.")
+    turns = take_turns([lane.resources for lane in lanes], nodes, can_grow=can_grow)
+    if len(lanes) > 1:
+        tell(_order(lanes, [list(turn.max_workers) for turn in turns]))
+    failed: list[Failed] = []
+    for turn in turns:
+        pools = {lanes[number].name: _of_lane(lanes[number], most) for number, most in turn.max_workers.items()}
+        with _watched({lanes[number].name: lanes[number] for number in turn.max_workers}, tell) as seen:
+            for name, told in _together(pools):
+                seen.add(name)
+                _take(told, failed, on_report=on_report, tell=tell)
+    if failed:
+        raise ExtractionError(_told(failed, "All other units are committed."))
+
+
+def _take(told: Told, failed: list[Failed], *, on_report: OnReport, tell: Tell) -> None:
+    match told:
+        case Failed():
+            failed.append(told)
+            tell(f"unit {told.unit.id} of teacher {told.teacher} failed: {told.reason}")
+            if len(failed) >= MAX_FAILED_UNITS:
+                raise ExtractionError(_told(failed, "The rest was not tried."))
+        case Noted():
+            tell(told.note)
+        case _:
+            on_report(*told)
+
+
+def _of_lane(lane: Lane, max_workers: int) -> Iterator[Told]:
+    for pool in lane.pools:
+        yield from run_pool(pool, max_workers=max_workers)
+
+
+def _together(lanes: dict[str, Iterator[Told]]) -> Iterator[tuple[str, Told]]:
+    """What all lanes tell, in the order of time; one alone runs in this thread."""
+    if len(lanes) == 1:
+        ((name, only),) = lanes.items()
+        yield from ((name, told) for told in only)
+        return
+    waiting: queue.SimpleQueue[tuple[str, Told] | Future[None]] = queue.SimpleQueue()
+
+    def follow(name: str, lane: Iterator[Told]) -> None:
+        for told in lane:
+            waiting.put((name, told))
+
+    threads = ThreadPoolExecutor(len(lanes), thread_name_prefix="teacher")
     try:
-        for row in reports.iter_rows():
-            on_report(UnitReport(**row))
-    except ray.exceptions.RayError as error:
-        known = own_error(error)
-        if known is None:
-            raise
-        raise known from None
+        for name, lane in lanes.items():
+            threads.submit(follow, name, lane).add_done_callback(waiting.put)
+        left = len(lanes)
+        while left:
+            found = waiting.get()
+            if isinstance(found, Future):
+                found.result()  # raises what ended the lane
+                left -= 1
+            else:
+                yield found
+    finally:
+        threads.shutdown(wait=False)  # after an error the others end with Ray
 
 
-def _max_workers(resources: TeacherResources) -> int:
-    """As many as the recipe wants; where views are rendered in tasks, so that a CPU of the cluster is left for these.
+@contextmanager
+def _watched(lanes: dict[str, Lane], tell: Tell) -> Iterator[set[str]]:
+    """Tells, during a block, of lanes that wait for nodes; those that have told something are added by the caller."""
+    seen: set[str] = set()
+    stop = threading.Event()
 
-    Ray gives workers all that there is, and the tasks on which they wait would never start.
-    """
-    if resources.placement == "fused" or not resources.num_cpus:
-        return resources.max_workers
-    num_cpus = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
-    return max(min(resources.max_workers, int((num_cpus - 1) / resources.num_cpus)), resources.min_workers)
+    def watch() -> None:
+        told: dict[str, str] = {}
+        while not stop.wait(LOOK_EVERY_S):
+            nodes = _nodes()
+            for name, lane in lanes.items():
+                missing = None if name in seen else lacking(lane.resources, nodes)
+                if missing is not None and told.get(name) != missing:
+                    told[name] = missing
+                    tell(f"teacher {name} waits: {missing}.")
+
+    thread = threading.Thread(target=watch, name="waiting", daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
 
 
-def _accelerator_here() -> str | None:
-    # Ray annotates the values as lists; they are plain strings.
-    labels: dict[str, Any] = dict(ray.get_runtime_context().get_node_labels())
-    return labels.get(ACCELERATOR_LABEL)
+def _nodes() -> list[Node]:
+    return alive(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def _order(lanes: Sequence[Lane], turns: Sequence[Sequence[int]]) -> str:
+    told = ", then ".join(", ".join(lanes[number].name for number in turn) for turn in turns)
+    return f"teachers, at the same time where the cluster holds them: {told}"
+
+
+def _told(failed: Sequence[Failed], rest: str) -> str:
+    units: list[Unit] = [each.unit for each in failed]
+    reasons = " ".join(f"[{each.teacher}] {each.reason}" for each in failed[:NUM_TOLD])
+    more = f" … and {len(failed) - NUM_TOLD} more." if len(failed) > NUM_TOLD else ""
+    return f"{len(failed)} unit(s) failed: {', '.join(unit.id for unit in units)}. {reasons}{more} {rest}"

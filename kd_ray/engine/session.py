@@ -88,7 +88,7 @@ class RaySession:
             ClusterError: it cannot; what is asked and what there is.
         """
         self.start()
-        if self.cluster.address is not None or is_submitted_job():
+        if self.can_grow:
             return
         import ray
 
@@ -99,6 +99,11 @@ class RaySession:
                     f"{what}: {num_workers} worker(s) need {wanted:g} {name} together, this machine's cluster has "
                     f"{total.get(name, 0):g}. Lower the resources or workers of {what} in the recipe, or use a cluster."
                 )
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether nodes may come that are not there yet: not on a cluster that this run has started here."""
+        return self.cluster.address is not None or is_submitted_job()
 
     def _arguments(self) -> dict[str, Any]:
         shared: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}

@@ -1,7 +1,6 @@
 """extract: every teacher over every view that is missing, each forward pass once."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from kd_ray.errors import CacheIncomplete, StorageError
 from kd_ray.extraction.folding import Folding
@@ -39,8 +38,13 @@ def extract_targets(run: Run, plan: CachePlan, *, stage: str = "extract") -> Non
 
         total = sum(each.view_set.views_in(each.missing) for each in missing)
         tally = _Tally(run, meter, total)
-        for each in missing:
-            extract_units(each.job, each.missing, on_report=partial(tally.add, folding=Folding(each)))
+        folding = {id(each): Folding(each) for each in missing}
+        extract_units(
+            missing,
+            can_grow=run.session.can_grow,
+            on_report=lambda of, report: tally.add(report, folding=folding[id(of)]),
+            tell=lambda line: run.console.print(line, highlight=False, soft_wrap=True),
+        )
         for each in plan.all:
             Folding(each).seal()
         told = describe(forwards=tally.forwards, num_bytes=stored_bytes(plan), rounded=tally.rounded)
