@@ -5,6 +5,7 @@ from tests.benchmarks import (
     cache_reading,
     cache_reading_s3,
     cached_epoch,
+    extraction,
     kept_views,
     manifests,
     packing,
@@ -15,6 +16,7 @@ from tests.benchmarks import (
 
 if __name__ == "__main__":
     cached_epoch.main([])
+    extraction.main(["--ray"])
     views.main([])
     kept_views.main([])
     cache_reading.main([])
