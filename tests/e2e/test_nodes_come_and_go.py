@@ -22,7 +22,8 @@ from tests.support.tiny_world import extract, pack_images, plan_teacher, plan_vi
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(300),
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("default"),  # Ray's own, which lives in this process here
 ]
 
