@@ -46,6 +46,26 @@ def views(
         show_views(loaded, request, console=console)
 
 
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="the recipe, a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="dotted overrides")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there")] = False,
+    calibrate: Annotated[
+        bool, typer.Option(help="time a few dozen images of the recipe here; without it there are only counts")
+    ] = True,
+    rates: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="views a second and price an hour by accelerator, YAML")
+    ] = None,
+) -> None:
+    """Say what a recipe will cost, before anything is spent: views, bytes, hours, prices, and when its cache pays."""
+    console = make_console()
+    with exit_status(console, interrupted="nothing was changed"):
+        from pipelines.planning.command import plan_command
+
+        plan_command(recipe, overrides or [], as_json=as_json, calibrate=calibrate, rates_path=rates, console=console)
+
+
 def main() -> None:
     """Entry point of the installed command; `kd-ray RECIPE …` is short for `kd-ray run RECIPE …`."""
     if len(sys.argv) > 1 and sys.argv[1].endswith((".yaml", ".yml")):

@@ -27,10 +27,10 @@ class Problem:
         return f"{self.origin}: {_without_secrets(f'{self.path}: {self.got}')}; {self.allowed}.{hint}"
 
 
-def describe(problems: Sequence[Problem]) -> str:
-    """All problems as one paragraph, a line each."""
+def describe(problems: Sequence[Problem], *, what: str = "the recipe") -> str:
+    """All problems of `what` as one paragraph, a line each."""
     count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-    return "\n".join([f"the recipe has {count}:", *(f"  {problem}" for problem in problems)])
+    return "\n".join([f"{what} has {count}:", *(f"  {problem}" for problem in problems)])
 
 
 def problems_of(

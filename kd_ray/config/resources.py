@@ -19,6 +19,9 @@ class Accelerator(Section):
     """How a teacher runs on one accelerator type."""
 
     batch_size_per_worker: PositiveInt
+    price_per_hour: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="what kd-ray plan reckons with", exclude_if=lambda price: price is None
+    )
 
 
 Label = Annotated[str, Field(pattern=r"^!?(in\(\s*[\w.-]+(\s*,\s*[\w.-]+)*\s*\)|[\w.-]+)$")]

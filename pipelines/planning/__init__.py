@@ -1,0 +1,1 @@
+"""kd-ray plan: what a recipe costs, before anything is spent."""
