@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from kd_ray.cache.units import Unit
 from kd_ray.config.resources import ACCELERATOR_LABEL, TeacherResources
 from kd_ray.engine.attempts import start_attempts
 from kd_ray.engine.failures import own_error
+from kd_ray.engine.metrics import ExtractionMetrics
 from kd_ray.engine.nodes import selectors
 from kd_ray.engine.rendering import RenderTasks
 from kd_ray.engine.session import limit_threads, worker_device
@@ -54,6 +55,8 @@ class ExtractWorker:
         resources = jobs[0].teacher.resources
         num_threads = limit_threads(resources.num_cpus)
         accelerator = _accelerator_here()
+        self._accelerator = accelerator or ""
+        self._metrics = [ExtractionMetrics(job.teacher_name, accelerator=self._accelerator) for job in jobs]
         self._attempts = attempts
         self._node_id = ray.get_runtime_context().get_node_id()
         self._extract = build_extractor(
@@ -79,6 +82,9 @@ class ExtractWorker:
             reports = self._extract.for_seats(unit, places, attempt=uuid.uuid4().hex)
         except UNIT_ERRORS as error:
             return [{"kind": "failed", "unit_id": unit.id, "reason": str(error)}]
+        reports = [replace(report, accelerator=self._accelerator) for report in reports]
+        for place, report in zip(places, reports, strict=True):
+            self._metrics[place].add(report)
         told: list[dict[str, Any]] = [
             {"kind": "done", "place": place, "report": asdict(report)}
             for place, report in zip(places, reports, strict=True)

@@ -43,6 +43,14 @@ class UnitReport:
     seconds: float
     render_wait_s: float
     outputs_written: int
+    teacher_s: float = 0.0
+    value_bytes: int = 0
+    accelerator: str = ""
+
+    @property
+    def idle_share(self) -> float:
+        """Of the unit's time, that in which the teacher did not compute: it waited for views, or for the storage."""
+        return 1.0 - min(self.teacher_s / self.seconds, 1.0) if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +106,7 @@ class UnitExtractor:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="render")
         self._batch_size = batch_size
         self._far = far
+        self._teacher_s: dict[int, float] = {}  # of the unit in hand, by the number of a seat
 
     def __call__(self, unit: Unit, *, attempt: str) -> UnitReport:
         """`for_seats` of the first teacher, where there is one."""
@@ -113,6 +122,7 @@ class UnitExtractor:
             ViewMismatch, CacheCorrupt: the views that are stored are not those of this corpus, or cannot be read.
         """
         start_s = time.perf_counter()
+        self._teacher_s = dict.fromkeys(chosen, 0.0)
         missing = {number: outputs for number in chosen if (outputs := self._seats[number].missing(unit))}
         views_commit = self._view_store.collection.find(unit, generation=self._generation_of_views(unit))
         if not missing and views_commit is not None:
@@ -129,6 +139,10 @@ class UnitExtractor:
                 seconds=seconds,
                 render_wait_s=done.wait_s / len(chosen),
                 outputs_written=len(missing.get(number, {})),
+                teacher_s=self._teacher_s[number],
+                value_bytes=unit.num_views
+                * done.num_rows
+                * sum(output.coding.bytes_per_view for output in missing.get(number, {}).values()),
             )
             for place, number in enumerate(chosen)
         ]
@@ -234,6 +248,7 @@ class UnitExtractor:
     ) -> Mapping[str, NDArray[np.float32]]:
         seat = self._seats[number]
         pixels = np.concatenate([sizes[seat.size_index] for _, sizes in batch])
+        before_s = time.perf_counter()
         try:
             return seat.teacher(pixels)
         except NotFinite as error:
@@ -241,6 +256,8 @@ class UnitExtractor:
             raise ExtractionError(
                 f"unit {unit.id}, sample {int(sample_ids[row]):016x}, view {unit.view_start + view}: {error}"
             ) from error
+        finally:
+            self._teacher_s[number] += time.perf_counter() - before_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

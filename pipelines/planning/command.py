@@ -16,12 +16,11 @@ from kd_ray.telemetry.events import EventLog
 from kd_ray.telemetry.progress import meter
 from pipelines.context import Run
 from pipelines.inputs import given_sizes, refuse_misfits
+from pipelines.planning.actual import PLAN_FILE
 from pipelines.planning.estimate import Estimate, document, estimate
 from pipelines.planning.tables import show_estimate
 from pipelines.planning.timing import time_recipe
 from pipelines.planning.volumes import count_volumes
-
-PLAN_FILE = "plan.json"
 
 
 def plan_command(

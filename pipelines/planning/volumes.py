@@ -78,7 +78,8 @@ def volumes_of(plan: CachePlan) -> Iterator[TargetVolume]:
             views_of=f"{views.split} ({views.policy.name})",
             is_training=views.split == "train",
             num_views=each.forwards_total,
-            num_missing_views=each.forwards_missing,
+            # neither those of a calibration, which come on top, nor units of which only the views are missing
+            num_missing_views=min(each.forwards_missing, views.views_in(each.missing)),
             num_units=len(views.units),
             codings={name: Coding.from_identity(spec.identity) for name, spec in each.job.outputs.items()},
         )

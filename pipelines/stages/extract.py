@@ -7,8 +7,10 @@ from kd_ray.extraction.folding import Folding
 from kd_ray.extraction.plan import TargetPlan
 from kd_ray.extraction.unit import UnitReport
 from kd_ray.telemetry.progress import Meter
+from kd_ray.telemetry.rates import ExtractionRates
 from kd_ray.telemetry.units import human_bytes
 from pipelines.context import Run, key_of
+from pipelines.planning.actual import keep_actual, keep_plan
 from pipelines.stages.partial import applies
 from pipelines.stages.plan import CachePlan
 
@@ -26,6 +28,7 @@ def extract_targets(run: Run, plan: CachePlan, *, stage: str = "extract") -> Non
         return
 
     _refuse_imported(missing)
+    keep_plan(run, plan)
 
     def do(meter: Meter) -> tuple[None, int, str]:
         for each in missing:
@@ -37,16 +40,17 @@ def extract_targets(run: Run, plan: CachePlan, *, stage: str = "extract") -> Non
         from kd_ray.engine.extract import extract_units
 
         total = sum(each.view_set.views_in(each.missing) for each in missing)
-        tally = _Tally(run, meter, total)
+        tally = _Tally(run, meter, total, num_units=sum(len(each.missing) for each in missing))
         folding = {id(each): Folding(each) for each in missing}
         extract_units(
             missing,
             can_grow=run.session.can_grow,
-            on_report=lambda of, report: tally.add(report, folding=folding[id(of)]),
+            on_report=lambda of, report: tally.add(report, teacher=of.job.teacher_name, folding=folding[id(of)]),
             tell=lambda line: run.console.print(line, highlight=False, soft_wrap=True),
         )
         for each in plan.all:
             Folding(each).seal()
+        keep_actual(run, plan, tally.rates, num_views=tally.views)
         told = describe(forwards=tally.forwards, num_bytes=stored_bytes(plan), rounded=tally.rounded)
         return None, tally.views, told
 
@@ -67,19 +71,37 @@ def _refuse_imported(missing: Sequence[TargetPlan]) -> None:
 class _Tally:
     """Adds up the reports of units."""
 
-    def __init__(self, run: Run, meter: Meter, total: int) -> None:
+    def __init__(self, run: Run, meter: Meter, total: int, *, num_units: int) -> None:
         self._run, self._meter, self._total = run, meter, total
+        self.rates = ExtractionRates(num_units=num_units)
         self.views = self.forwards = self.rounded = 0
         meter.update(0, total=total)
 
-    def add(self, report: UnitReport, *, folding: Folding) -> None:
+    def add(self, report: UnitReport, *, teacher: str, folding: Folding) -> None:
         """One more unit, whose commits are folded in time."""
         self.views += report.num_views
         self.forwards += report.num_forwards
         self.rounded += report.num_rounded
         self._run.counts["extract/teacher_forwards"] += report.num_forwards
-        self._run.events.write("unit", id=report.unit_id, views=report.num_views, seconds=round(report.seconds, 3))
-        self._meter.update(self.views, total=self._total)
+        self.rates.add(
+            accelerator=report.accelerator,
+            views=report.num_views,
+            seconds=report.seconds,
+            teacher_s=report.teacher_s,
+            value_bytes=report.value_bytes,
+        )
+        self._run.events.write(
+            "unit",
+            id=report.unit_id,
+            teacher=teacher,
+            accelerator=report.accelerator,
+            views=report.num_views,
+            seconds=round(report.seconds, 3),
+            render_wait_s=round(report.render_wait_s, 3),
+            teacher_s=round(report.teacher_s, 3),
+            value_bytes=report.value_bytes,
+        )
+        self._meter.update(self.views, total=self._total, note=self.rates.note())
         folding.add(report.unit_id)
 
 

@@ -18,6 +18,7 @@ from kd_ray.storage import join
 from kd_ray.telemetry.progress import Meter
 from kd_ray.telemetry.units import human_bytes, human_seconds
 from pipelines.context import Outcome, Record, Run, key_of
+from pipelines.planning.actual import plan_and_actual
 from pipelines.show_views import sheet_of, usual_num_draws
 from pipelines.stages.compare import compare_students, write_comparison
 from pipelines.stages.evaluate import Evaluation, Scores
@@ -225,6 +226,7 @@ def _metrics(
 ) -> dict[str, float | int | str]:
     metrics: dict[str, float | int | str] = {"recipe": run.recipe.name, **run.counts}
     metrics["cache/bytes"] = stored_bytes(plan)
+    metrics |= plan_and_actual(run, plan, student_epoch_seconds=_epoch_seconds(run, plan, students))
     for each in run.outcomes:
         metrics[f"{each.stage}/status"] = each.status
         metrics[f"{each.stage}/seconds"] = round(each.seconds, 3)
@@ -241,6 +243,16 @@ def _metrics(
         metrics[f"{student.job.name}/data_wait"] = round(student.record["data_wait_s"] / student.record["seconds"], 4)
     metrics["export/uri"] = str(exported[0]["uri"])
     return metrics
+
+
+def _epoch_seconds(run: Run, plan: CachePlan, students: list[TrainedStudent]) -> float | None:
+    """Of the first student that follows a teacher: its seconds over its passes over the training samples."""
+    first = next((each for each in students if each.with_teacher), None)
+    if first is None:
+        return None
+    num_samples = sum(next(iter(plan.training_views.values())).rows_of.values())
+    num_images = run.recipe.train.num_steps(num_samples) * run.recipe.train.global_batch_size
+    return float(first.record["seconds"]) * num_samples / num_images
 
 
 def _percent(share: float) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ from kd_ray.cli import app
 from kd_ray.config.load import load_recipe
 from kd_ray.config.rates import AcceleratorRate, Rates
 from kd_ray.corpus.packed import PackedCorpus
+from kd_ray.engine.session import RaySession
 from kd_ray.extraction.plan import KnownTeacher, TargetPlan
 from kd_ray.storage import open_storage
+from kd_ray.telemetry.events import EventLog
+from kd_ray.telemetry.rates import ExtractionRates
 from pipelines.cache.recipe_plan import plan_of
+from pipelines.context import Run
+from pipelines.planning.actual import keep_actual, keep_plan, plan_and_actual
 from pipelines.planning.command import make_estimate
 from pipelines.planning.estimate import Estimate, document
 from pipelines.planning.tables import lines, show_estimate
@@ -25,6 +31,7 @@ from tests.support.corpus_files import write_classes
 from tests.support.recipes import VALID
 from tests.support.recipes import write as write_valid
 from tests.support.tiny_recipe import filled, write_recipe
+from tests.support.tiny_world import extract
 
 
 def estimate_of(path: Path, *overrides: str, calibrate: bool = False, rates: Rates | None = None) -> Estimate:
@@ -86,9 +93,9 @@ def test_what_is_timed_is_kept_and_nothing_else_is_left(path: Path, tmp_path: Pa
 
 
 def test_one_student_with_a_fresh_view_every_epoch_is_told_that_it_saves_nothing(path: Path) -> None:
-    made = estimate_of(path, "train.epochs=2", calibrate=True)
+    made = estimate_of(path, "train.epochs=1", calibrate=True)
     assert made.break_even is not None
-    assert not made.break_even.pays  # two views, two epochs: the teacher runs as often either way
+    assert not made.break_even.pays  # two views, one epoch: the teacher runs twice as often
     assert any("saves nothing" in line for line in lines(made))
 
 
@@ -128,3 +135,42 @@ def test_a_recipe_with_everything_at_hand_is_planned_as_a_run_would(path: Path) 
     _, plan = plan_of(load_recipe(path, []))
     assert sum(each.num_missing_views for each in counted.volumes) == sum(each.forwards_missing for each in plan.all)
     assert counted.plan is not None
+
+
+def test_plan_and_actual_stand_side_by_side(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    estimate_of(path, calibrate=True)
+    recipe = load_recipe(path, [])
+    run = Run(
+        recipe=recipe,
+        storage=open_storage(recipe.out),
+        console=Console(file=io.StringIO()),
+        session=RaySession(recipe.cluster),
+        events=EventLog(None),
+        stages=(),
+    )
+    _, plan = plan_of(recipe)
+    assert plan_and_actual(run, plan, student_epoch_seconds=1.0) == {}
+    keep_plan(run, plan)
+    rates, num_views = ExtractionRates(num_units=sum(len(each.missing) for each in plan.all)), 0
+    for report in (report for each in plan.all for report in extract(each)):
+        num_views += report.num_views
+        rates.add(
+            accelerator="",
+            views=report.num_views,
+            seconds=report.seconds,
+            teacher_s=report.teacher_s,
+            value_bytes=report.value_bytes,
+        )
+    keep_actual(run, plan, rates, num_views=num_views)
+    found = plan_and_actual(run, plan, student_epoch_seconds=1.0)
+    assert found["actual_over_plan/views"] == found["actual_over_plan/bytes"] == 1
+    assert found["plan/extract_seconds"] > 0
+    assert found["plan/student_epoch_seconds"] > 0
+    assert 0 <= found["actual/teacher_idle_share"] <= 1
+    with capsys.disabled():
+        print(f"actual over planned seconds of extraction: {found['actual_over_plan/extract_seconds']}")
+    # what was timed for other views is not taken
+    other = replace(run, recipe=load_recipe(path, ["views.seed=9"]))
+    keep_plan(other, plan)
+    keep_actual(other, plan, rates, num_views=num_views)
+    assert "plan/extract_seconds" not in plan_and_actual(other, plan, student_epoch_seconds=None)

@@ -351,3 +351,8 @@ def test_reports_say_what_was_done(plan_for) -> None:
     assert sum(report.num_views for report in reports) == plan.forwards_total
     assert {report.outputs_written for report in reports} == {3}
     assert all(report.seconds >= report.render_wait_s >= 0 for report in reports)
+    # waiting and computing follow one another
+    assert all(report.seconds >= report.render_wait_s + report.teacher_s > 0 for report in reports)
+    assert sum(report.value_bytes for report in reports) == plan.forwards_total * sum(plan.bytes_per_view.values())
+    for report in extract(plan, attempt="again"):
+        assert (report.teacher_s, report.value_bytes, report.idle_share) == (0, 0, 1)
