@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,7 @@ from kd_ray.config.resolved import recipe_hash, recipe_yaml, versions
 from kd_ray.config.stages import STAGES
 from kd_ray.errors import KdRayError, RecipeError
 from kd_ray.storage import is_remote, open_storage
-from kd_ray.telemetry.events import EventLog
+from kd_ray.telemetry.events import EventLog, StoredEventLog
 
 if TYPE_CHECKING:
     from pipelines.stages.report import Report
@@ -47,8 +47,8 @@ def run_recipe(
         _refuse_relative(recipe)
     chosen = _known_stages(stages)
     recipe = with_absolute_locations(recipe, base=Path.cwd())
-    events = EventLog(None if is_remote(recipe.out) or dry_run else Path(recipe.out) / "events.jsonl")
-    with RaySession(recipe.cluster) as session:
+    events = _event_log(recipe, dry_run=dry_run)
+    with closing(events), RaySession(recipe.cluster) as session:
         run = Run(
             recipe=recipe,
             storage=open_storage(recipe.out),
@@ -111,6 +111,14 @@ def make_console() -> Console:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _event_log(recipe: Recipe, *, dry_run: bool) -> EventLog | StoredEventLog:
+    if dry_run:
+        return EventLog(None)
+    if is_remote(recipe.out):
+        return StoredEventLog(open_storage(recipe.out))
+    return EventLog(Path(recipe.out.removeprefix("file://")) / "events.jsonl")
 
 
 def _known_stages(stages: Sequence[str]) -> tuple[str, ...]:

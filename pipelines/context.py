@@ -12,7 +12,7 @@ from kd_ray.config.recipe import Recipe
 from kd_ray.engine.session import RaySession
 from kd_ray.errors import RecipeError
 from kd_ray.storage import Storage, digest_of_json
-from kd_ray.telemetry.events import EventLog
+from kd_ray.telemetry.events import EventLog, StoredEventLog
 from kd_ray.telemetry.progress import Meter, meter
 from kd_ray.telemetry.units import human_seconds
 
@@ -47,7 +47,7 @@ class Run:
     storage: Storage
     console: Console
     session: RaySession
-    events: EventLog
+    events: EventLog | StoredEventLog
     stages: tuple[str, ...]
     outcomes: list[Outcome] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"extract/teacher_forwards": 0})

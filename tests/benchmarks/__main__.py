@@ -9,6 +9,7 @@ from tests.benchmarks import (
     kept_views,
     manifests,
     packing,
+    plan_accuracy,
     reader_memory,
     view_bytes,
     views,
@@ -26,3 +27,4 @@ if __name__ == "__main__":
     manifests.main([])
     view_bytes.main()
     packing.main(["speed"])
+    plan_accuracy.main([])
