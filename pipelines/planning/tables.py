@@ -102,7 +102,7 @@ def _accelerators(made: Estimate) -> Table:
             f"{each.views_per_s:,.1f}",
             human_seconds(each.hours * 3600),
             f"{each.hours:.4g}",
-            "" if each.price is None else f"{each.price:,.2f}",
+            "" if each.price is None else f"{each.price:.4g}",
         )
     return table
 
