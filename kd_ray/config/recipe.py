@@ -14,7 +14,7 @@ from kd_ray.config.corpus import (
     PathSplit,
     sources_without_masks,
 )
-from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
+from kd_ray.config.losses import CrossEntropyLoss, LogitsLoss, OnFeatures
 from kd_ray.config.models import Name
 from kd_ray.config.resources import Resources
 from kd_ray.config.student import Student
@@ -101,7 +101,7 @@ class Recipe(Section):
         """Teachers by name; the single `teacher` is called by that word."""
         return {"teacher": self.teacher} if self.teacher is not None else dict(self.teachers)
 
-    def teacher_of(self, loss: KdLoss | FeatureLoss) -> str:
+    def teacher_of(self, loss: LogitsLoss | OnFeatures) -> str:
         """The name of the teacher that a loss follows: the one it names, or the only one."""
         return loss.teacher if loss.teacher is not None else next(iter(self.all_teachers()))
 
@@ -149,13 +149,17 @@ class Recipe(Section):
                 found.append((f"{where}.teacher", f"{loss.teacher!r} is not one of {', '.join(teachers)}"))
                 continue
             name = self.teacher_of(loss)
-            output = "logits" if isinstance(loss, KdLoss) else loss.output
+            output = "logits" if isinstance(loss, LogitsLoss) else loss.output
             if output not in teachers[name].outputs.names():
                 stored = ", ".join(teachers[name].outputs.names())
                 found.append((where, f"needs {output}, which teacher {name!r} does not store; it stores {stored}"))
                 continue
             kept = teachers[name].outputs.stored_as(output).temperatures
-            if isinstance(loss, KdLoss) and kept is not None and loss.temperature not in kept:
+            if isinstance(loss, LogitsLoss) and kept is not None and not loss.takes_top_k:
+                needs = f"{loss.kind} needs all logits, but teacher {name!r} stores the top_k"
+                reason = f"{needs}; store them whole (outputs.logits), or take kd without standardize_logits"
+                found.append((where, reason))
+            elif isinstance(loss, LogitsLoss) and kept is not None and loss.temperature not in kept:
                 stored = ", ".join(f"{each:g}" for each in kept)
                 reason = (
                     f"teacher {name!r} stores top_k logits for temperatures {stored}; take one of them, or add "
@@ -191,7 +195,7 @@ class Recipe(Section):
 
     def _data_problems(self) -> list[tuple[str, str]]:
         found = []
-        if self.export.heads and not any(isinstance(loss, FeatureLoss) for loss in self.train.losses):
+        if self.export.heads and not any(isinstance(loss, OnFeatures) for loss in self.train.losses):
             found.append(("export.heads", "no loss has a projection head. Remove it, or add a feature loss"))
         if self.train.reference and isinstance(self.labels, NoLabels):
             found.append(("train.reference", "training without the teacher needs labels, but labels.kind is none"))

@@ -1,13 +1,15 @@
 """How students are trained."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Misfits, Section
 from kd_ray.config.corpus import PositiveInt
 from kd_ray.config.loop import Duration, EarlyStopping, Ema
-from kd_ray.config.losses import FeatureLoss, Loss
+from kd_ray.config.losses import Loss, OnFeatures
+from kd_ray.config.methods import Method, expanded
 from kd_ray.config.optim import Optimizer, Schedule, rate_misfits
 from kd_ray.config.resources import Resources
 from kd_ray.config.tracking import Tracking
@@ -29,6 +31,12 @@ class Mutual(Section):
 class Train(Section):
     """How students are trained; `global_batch_size` is over all workers, `lanes` fix the order for any number."""
 
+    method: Method | None = Field(
+        default=None,
+        description="a known method by name, in place of losses; it is shown, stored and fingerprinted as what it "
+        "stands for",
+        exclude=True,
+    )
     losses: Annotated[tuple[Loss, ...], Field(min_length=1)]
     # fingerprints over a dump are older than these two fields
     balance: Literal["fixed", "uncertainty", "ema"] = Field(
@@ -129,6 +137,11 @@ class Train(Section):
         default=None, description="of several students, how many train at the same time; null: as many as there is room"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_method(cls, values: Any) -> Any:
+        return expanded(values) if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
     def _parts_fit(self) -> "Train":
         found = []
@@ -144,7 +157,7 @@ class Train(Section):
             found += [
                 (f"losses.{index}.standardize", reason)
                 for index, loss in enumerate(self.losses)
-                if isinstance(loss, FeatureLoss) and loss.standardize is not None
+                if isinstance(loss, OnFeatures) and loss.standardize is not None
             ]
         if self.views == "fresh" and self.targets == "cached":
             reason = "a view that was never seen before has no cached targets; set targets: live, or views: cached"
@@ -193,7 +206,7 @@ class Train(Section):
         found = []
         if self.ema is not None and self.average_best is not None:
             found.append(("average_best", "one average can be exported, but ema is set too; remove one"))
-        if all(isinstance(loss, FeatureLoss) for loss in self.losses):
+        if all(isinstance(loss, OnFeatures) for loss in self.losses):
             reason = "needs the top-1 of evaluations, but no loss is on the logits; remove it"
             wanted = {"average_best": self.average_best, "early_stopping": self.early_stopping}
             found += [(name, reason) for name, value in wanted.items() if value is not None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kd_ray.config.losses import FeatureLoss, Loss
+from kd_ray.config.losses import Loss, OnFeatures
 from kd_ray.config.student import Student
 from kd_ray.models import build_model, load_weights, model_outputs, output_shapes
 from kd_ray.models.outputs import stage_output
@@ -33,7 +33,8 @@ class Source:
 
 
 class StudentModel(nn.Module):
-    """Gives "logits" [B, K] and, for each feature loss i, "feature_{i}" [B, D] or [B, H, W, D], shaped as its target.
+    """Gives "logits" [B, K] and, for each feature loss i, "feature_{i}" [B, D] or [B, H, W, D], shaped as its target;
+    without a head it is as wide as the backbone.
 
     `heads` and `grids` are keyed by the loss's index as a string, `sources` says which backbone output each head reads;
     there are `grids` for each kind of views; a head without one that reads a map gets the mean of its cells. The
@@ -122,7 +123,7 @@ def build_student(
         ModelError: the model cannot be built, lacks an output that a loss needs, or does not take its input size.
         WeightsError: `config.weights` does not fit.
     """
-    feature_losses = {str(i): loss for i, loss in enumerate(losses) if isinstance(loss, FeatureLoss)}
+    feature_losses = {str(i): loss for i, loss in enumerate(losses) if isinstance(loss, OnFeatures)}
     sources = {key: _source(loss) for key, loss in feature_losses.items()}
     for each in target_shapes:
         assert set(map(int, sources)) == set(each), f"{sorted(sources)} against {sorted(each)}"
@@ -140,7 +141,9 @@ def build_student(
     if config.weights is not None:
         load_weights(backbone, config.weights)
     heads = {
-        key: build_head(loss.head, in_width=shapes[sources[key].name][-1], out_width=target_shapes[0][int(key)][-1])
+        key: nn.Identity()
+        if loss.head is None
+        else build_head(loss.head, in_width=shapes[sources[key].name][-1], out_width=target_shapes[0][int(key)][-1])
         for key, loss in feature_losses.items()
     }
     grids = [
@@ -155,7 +158,7 @@ def build_student(
     return StudentModel(backbone, heads=heads, sources=sources, grids=grids, balance=balance)
 
 
-def _source(loss: FeatureLoss) -> Source:
+def _source(loss: OnFeatures) -> Source:
     return Source(output=loss.output, stage=loss.student_stage)
 
 
@@ -180,8 +183,8 @@ def valid_output(key: str) -> str:
 
 def _freeze_unreached(backbone: nn.Module, config: Student, *, num_classes: int | None, losses: Sequence[Loss]) -> None:
     names, stages = _needed(
-        (_source(loss) for loss in losses if isinstance(loss, FeatureLoss)),
-        logits=any(not isinstance(loss, FeatureLoss) for loss in losses),
+        (_source(loss) for loss in losses if isinstance(loss, OnFeatures)),
+        logits=any(not isinstance(loss, OnFeatures) for loss in losses),
     )
     reached = reached_parameters(
         config.model,

@@ -107,6 +107,7 @@ def fit(
     Raises:
         TrainingError: the loss is not finite; the step and its samples are named.
     """
+    losses = losses.for_run(settings.num_steps)
     state = TrainingState.build(
         network,
         settings.optimizer,
@@ -114,6 +115,7 @@ def fit(
         num_steps=settings.num_steps,
         precision=settings.precision,
         ema=settings.ema,
+        queues=losses.queues,
     )
     if resume is not None:
         state.restore(resume)

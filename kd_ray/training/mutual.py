@@ -5,13 +5,14 @@ Shape letters: B batch, C channels, H W pixels, K classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kd_ray.students.student import StudentModel
+from kd_ray.training.losses.contrastive import Queues
 from kd_ray.training.losses.labels import Labels
 from kd_ray.training.losses.response import kd_loss
 from kd_ray.training.losses.weighted import ALL_KEPT, Kept, Targets, WeightedLosses
@@ -54,19 +55,36 @@ class MutualLosses:
         """None is balanced against another: that is for one student."""
         return ()
 
+    @property
+    def queues(self) -> Queues:
+        """Those of both, see `for_run`."""
+        return self.students[0].queues
+
+    def for_run(self, num_steps: int) -> "MutualLosses":
+        """The same at the start of a run of so many steps, with queues that both keep in one place."""
+        first, second = (each.for_run(num_steps) for each in self.students)
+        second = replace(second, queues=first.queues, first_queue=len(first.losses))
+        return replace(self, students=(first, second))
+
     def kept(self, sample_ids_B: NDArray[np.uint64], *, step: int) -> Kept:
         """Each teacher teaches all samples: dropout is for one student."""
         return ALL_KEPT
 
     def __call__(
-        self, outputs: Mapping[str, Tensor], labels: Labels, targets: Targets, *, kept: Kept = ALL_KEPT
+        self,
+        outputs: Mapping[str, Tensor],
+        labels: Labels,
+        targets: Targets,
+        *,
+        kept: Kept = ALL_KEPT,
+        step: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum over both, and each unweighted term (detached) by the student's index and its name."""
         totals: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         for index, losses in enumerate(self.students):
             own = {name.removeprefix(f"{index}/"): value for name, value in outputs.items() if _is_of(name, index)}
-            total, found = losses(own, labels, targets, kept=kept)
+            total, found = losses(own, labels, targets, kept=kept, step=step)
             other_BK = outputs[f"{1 - index}/logits"].detach()
             mutual = kd_loss(own["logits"], other_BK, temperature=self.temperature)
             totals.append(total + self.weight * mutual)

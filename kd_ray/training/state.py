@@ -12,6 +12,7 @@ from kd_ray.config.optim import Optimizer, Schedule
 from kd_ray.config.train import Precision
 from kd_ray.models.optim import build_optimizer, build_schedule
 from kd_ray.training.averaging import MovingAverage
+from kd_ray.training.losses.contrastive import Queues
 from kd_ray.training.sharding import load_optimizer, load_weights, whole
 from kd_ray.training.window import Metrics, Window
 
@@ -22,7 +23,8 @@ State = dict[str, Any]
 class TrainingState:
     """The network, what changes it, how far it is, and what has been seen on the way.
 
-    `scaler` is that of float16, and `average` follows the weights where that is asked. `started_s` is when the run
+    `scaler` is that of float16, and `average` follows the weights where that is asked. `queues` are
+    those of the contrastive losses. `started_s` is when the run
     would have started if all of it had been done by this process. `stopped` says why it has ended before its last step.
     """
 
@@ -31,6 +33,7 @@ class TrainingState:
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler | None
     average: MovingAverage | None
+    queues: Queues
     step: int = 0
     history: list[Metrics] = field(default_factory=list)
     window: Window = field(default_factory=Window)
@@ -48,6 +51,7 @@ class TrainingState:
         num_steps: int,
         precision: Precision,
         ema: Ema | None,
+        queues: Queues,
     ) -> "TrainingState":
         """That of a run which has not begun."""
         built = build_optimizer(optimizer, bare(network))
@@ -58,6 +62,7 @@ class TrainingState:
             schedule=build_schedule(schedule, built, learning_rate=optimizer.learning_rate, num_steps=num_steps),
             scaler=torch.amp.GradScaler(device.type) if precision == "float16" else None,
             average=MovingAverage(ema, bare(network)) if ema is not None else None,
+            queues=queues,
         )
 
     @property
@@ -77,6 +82,8 @@ class TrainingState:
             optional["scaler"] = self.scaler.state_dict()
         if self.average is not None:
             optional["ema"] = {"tensors": whole(self.average.tensors), "num_updates": self.average.num_updates}
+        if self.queues.tensors:
+            optional["queues"] = dict(self.queues.tensors)
         if self.stopped is not None:
             optional["stopped"] = self.stopped
         return {
@@ -110,6 +117,7 @@ class TrainingState:
             self.scaler.load_state_dict(saved["scaler"])
         if self.average is not None:
             self.average.load(saved["ema"]["tensors"], num_updates=saved["ema"]["num_updates"])
+        self.queues.tensors = dict(saved.get("queues", {}))
         self.stopped = saved.get("stopped")
         self.step = int(saved["step"])
         self.history = list(saved["history"])

@@ -90,7 +90,7 @@ class Stepper:
             if self.precision != "float32":
                 part_outputs = {name: each.float() for name, each in part_outputs.items()}  # noqa: PLW2901
             kept = {name: rows_B.to(device) for name, rows_B in self.losses.kept(part.sample_ids_B, step=step).items()}
-            found.append(self.losses(part_outputs, part.labels.to(device), targets, kept=kept))
+            found.append(self.losses(part_outputs, part.labels.to(device), targets, kept=kept, step=step))
         num_views = sum(len(part) for part in batch.parts)
         return weighted_mean(found, [len(part) / num_views for part in batch.parts])
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kd_ray.config.losses import FeatureLoss
+from kd_ray.config.losses import OnFeatures
 from kd_ray.config.recipe import Recipe
 from kd_ray.extraction.plan import KnownTeacher
 
@@ -22,7 +22,7 @@ def differing_covers(recipe: Recipe, teachers: Mapping[str, KnownTeacher]) -> Co
     for kind in policy.kind_names:
         of_kind = {}
         for index, loss in enumerate(recipe.train.losses):
-            if not isinstance(loss, FeatureLoss) or loss.output != "spatial":
+            if not isinstance(loss, OnFeatures) or loss.output != "spatial":
                 continue
             teacher = teachers[recipe.teacher_of(loss)].of_kind(policy, kind).config
             if teacher.network is None or teacher.outputs.spatial_from is not None:

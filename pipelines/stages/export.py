@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kd_ray.config.losses import FeatureLoss
+from kd_ray.config.losses import OnFeatures
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.resolved import recipe_yaml
 from kd_ray.corpus.packed import PackedCorpus
@@ -150,10 +150,10 @@ def _kept_heads(student: TrainedStudent) -> "KeptHeads":
             "student_stage": loss.student_stage,
             "shape": list(job.target_shapes[0][index]),
             "standardize": loss.standardize,
-            "head": loss.head.model_dump(mode="json"),
+            "head": None if loss.head is None else loss.head.model_dump(mode="json"),
         }
         for index, loss in enumerate(job.losses.losses)
-        if isinstance(loss, FeatureLoss)
+        if isinstance(loss, OnFeatures)
     }
     return KeptHeads(student=model.eval(), described=described)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from kd_ray.cache.plan import spans_of
 from kd_ray.cache.units import Span
 from kd_ray.config.corpus import NoLabels
-from kd_ray.config.losses import FeatureLoss
+from kd_ray.config.losses import OnFeatures
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.students import each_student
 from kd_ray.config.views import EVALUATION_VIEW_SEED
@@ -218,7 +218,7 @@ def make_plan(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, Known
 
 def evaluated_outputs(recipe: Recipe, teacher: KnownTeacher) -> tuple[str, ...]:
     """What is computed of the held-out split: logits, and summaries where a student's features are what is scored."""
-    on_features = all(isinstance(loss, FeatureLoss) for loss in recipe.train.losses)
+    on_features = all(isinstance(loss, OnFeatures) for loss in recipe.train.losses)
     is_wanted = {"logits": True, "summary": on_features and not isinstance(recipe.labels, NoLabels)}
     return tuple(name for name in teacher.config.outputs.names() if is_wanted.get(name, False))
 

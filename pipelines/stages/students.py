@@ -6,8 +6,9 @@ from dataclasses import replace
 from kd_ray.cache.order import Order
 from kd_ray.cache.transforms import FrozenTransform
 from kd_ray.cache.units import Span
+from kd_ray.config.corpus import NoLabels
 from kd_ray.config.loop import seconds_of
-from kd_ray.config.losses import CrossEntropyLoss, FeatureLoss, KdLoss
+from kd_ray.config.losses import CrossEntropyLoss, DkdLoss, LogitsLoss, OnFeatures
 from kd_ray.config.recipe import Recipe
 from kd_ray.config.train import Train
 from kd_ray.corpus.packed import PackedCorpus
@@ -161,7 +162,7 @@ def _job_on(
             {
                 index: teachers[recipe.teacher_of(loss)].of_kind(recipe.views.policy, kind).shapes[loss.output]
                 for index, loss in enumerate(train.losses)
-                if isinstance(loss, FeatureLoss)
+                if isinstance(loss, OnFeatures)
             }
             for kind in recipe.views.policy.kind_names
         ),
@@ -183,7 +184,7 @@ def _frozen_transforms(recipe: Recipe, cached: Mapping[str, CachedSource]) -> di
             (recipe.teacher_of(loss), loss.output), version=loss.standardize_version
         )
         for index, loss in enumerate(recipe.train.losses)
-        if isinstance(loss, FeatureLoss) and loss.standardize is not None
+        if isinstance(loss, OnFeatures) and loss.standardize is not None
     }
 
 
@@ -252,7 +253,7 @@ def check_student(recipe: Recipe, corpus: PackedCorpus, teachers: Mapping[str, K
     from kd_ray.models import output_shapes
 
     num_classes = _num_classes(recipe.train, teachers, recipe, corpus)
-    on_features = [loss for loss in recipe.train.losses if isinstance(loss, FeatureLoss)]
+    on_features = [loss for loss in recipe.train.losses if isinstance(loss, OnFeatures)]
     features = sorted({loss.output for loss in on_features if loss.student_stage == -1})
     policy, own = recipe.views.policy, recipe.student.input
     for size_px in {own.size_px, *(own.of_kind(policy, kind).size_px for kind in policy.kind_names)}:
@@ -300,9 +301,13 @@ def _num_classes(train: Train, teachers: Mapping[str, KnownTeacher], recipe: Rec
             teachers[recipe.teacher_of(loss)].shapes["logits"][-1]
         )
         for loss in train.losses
-        if isinstance(loss, KdLoss)
+        if isinstance(loss, LogitsLoss)
     }
-    if train.reference or any(isinstance(loss, CrossEntropyLoss) for loss in train.losses):
+    on_labels = any(
+        isinstance(loss, CrossEntropyLoss) or (isinstance(loss, DkdLoss) and not isinstance(recipe.labels, NoLabels))
+        for loss in train.losses
+    )
+    if train.reference or on_labels:
         wanted["the corpus's labels"] = len(corpus.classes)
     if len(set(wanted.values())) > 1:
         told = ", ".join(f"{count} in {what}" for what, count in wanted.items())

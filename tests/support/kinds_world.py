@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kd_ray.config.losses import FeatureLoss, Loss
+from kd_ray.config.losses import Loss, OnFeatures
 from kd_ray.config.models import Input
 from kd_ray.config.recipe import CacheSettings
 from kd_ray.config.views import HorizontalFlip, Policy, RandomResizedCrop, ViewKind, Views
@@ -167,7 +167,7 @@ def kinds_job(
         {
             index: teacher.of_kind(VIEWS.policy, kind).shapes[loss.output]
             for index, loss in enumerate(losses)
-            if isinstance(loss, FeatureLoss)
+            if isinstance(loss, OnFeatures)
         }
         for kind in VIEWS.policy.kind_names
     )

@@ -14,7 +14,7 @@ from PIL import Image
 
 from kd_ray.config.corpus import AllLabels, FolderCorpus, HashSplit
 from kd_ray.config.kept import KeptFormat
-from kd_ray.config.losses import FeatureLoss, Loss
+from kd_ray.config.losses import Loss, OnFeatures
 from kd_ray.config.models import Input
 from kd_ray.config.optim import Optimizer, Schedule
 from kd_ray.config.recipe import CacheSettings
@@ -255,7 +255,7 @@ def train_job(
             teachers=tuple(None if loss.kind == "cross_entropy" else teacher.name for loss in losses),
         ),
         target_shapes=(
-            {index: teacher.shapes[loss.output] for index, loss in enumerate(losses) if isinstance(loss, FeatureLoss)},
+            {index: teacher.shapes[loss.output] for index, loss in enumerate(losses) if isinstance(loss, OnFeatures)},
         ),
         stream=stream_settings(num_views=views.num_views, policy=views.policy, kept=views.kept),
         order=full_order(corpus, views.spans, seed=1, num_lanes=4, window=2),
