@@ -31,13 +31,13 @@ class Mutual(Section):
 class Train(Section):
     """How students are trained; `global_batch_size` is over all workers, `lanes` fix the order for any number."""
 
+    losses: Annotated[tuple[Loss, ...], Field(min_length=1)]
     method: Method | None = Field(
         default=None,
         description="a known method by name, in place of losses; it is shown, stored and fingerprinted as what it "
         "stands for",
         exclude=True,
     )
-    losses: Annotated[tuple[Loss, ...], Field(min_length=1)]
     # fingerprints over a dump are older than these two fields
     balance: Literal["fixed", "uncertainty", "ema"] = Field(
         default="fixed",
