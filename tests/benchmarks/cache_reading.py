@@ -228,7 +228,7 @@ def read_cache(stored: Stored, commits: Mapping[Unit, Commit]) -> None:
     for window, place in stored.draws():
         if opened[0] is not window:
             opened = (window, {})
-        key = int(window.span_indices[place]), int(window.occurrences[place])
+        key = int(window.span_indices[place]), int(window.occurrences[place]) % stored.grid.unit_views
         if key not in opened[1]:
             unit = stored.units[key[0]]
             opened[1][key] = stored.output.read_encoded(commits[unit], view_index=key[1], sample_ids=ids_of(unit))
@@ -247,7 +247,8 @@ def read_memmap(stored: Stored) -> None:
     }
     batches = {name: np.empty((BATCH_SIZE, *array.shape[2:]), array.dtype) for name, array in stored.encoded.items()}
     for number, (window, place) in enumerate(stored.draws()):
-        index = int(window.span_indices[place]), int(window.occurrences[place]), int(window.rows[place])
+        view_index = int(window.occurrences[place]) % stored.grid.unit_views
+        index = int(window.span_indices[place]), view_index, int(window.rows[place])
         for name, array in arrays.items():
             batches[name][number % BATCH_SIZE] = array[index]
 

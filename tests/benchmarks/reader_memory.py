@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         for num_units in (0, chosen.units, TIMES * chosen.units):
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as own_process:
-                part = replace(stored, units=stored.units[:num_units])
+                part = replace(stored, units=stored.units[:num_units], values_VND=np.empty(0, np.float32), encoded={})
                 peaks_mb[num_units] = own_process.submit(peak_mb_of_reading, part).result()
             console.print(f"{num_units:>4} units: peak {peaks_mb[num_units]:,.0f} MB", highlight=False)
     windows_mb = OPEN_WINDOWS * WINDOW * stored.bytes_of_unit / stored.grid.unit_views / 1e6
@@ -68,11 +68,8 @@ def read(stored: Stored) -> None:
     commits = stored.output.collection.commits()
 
     def places(window: Window, place: int) -> tuple[Place, ...]:
-        return (
-            Place(
-                source=0, span_index=int(window.span_indices[place]), kind=0, view_index=int(window.occurrences[place])
-            ),
-        )
+        view_index = int(window.occurrences[place]) % stored.grid.unit_views
+        return (Place(source=0, span_index=int(window.span_indices[place]), kind=0, view_index=view_index),)
 
     def read_rows(place: Place) -> Rows:
         none = np.empty(0, np.int32)
@@ -90,7 +87,7 @@ def read(stored: Stored) -> None:
         for window, place, (loaded,) in loader.drawn(stored.draws()):
             rows.append((loaded.targets[KEY], int(window.rows[place])))
             if len(rows) == BATCH_SIZE:
-                for name in stored.encoded:
+                for name in rows[0][0]:
                     gathered([(arrays[name], row) for arrays, row in rows])
                 rows = []
 

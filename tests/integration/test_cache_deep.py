@@ -114,7 +114,7 @@ def values_of(target_plan: Any, other: KnownTeacher, unit: Unit) -> dict[str, An
     teacher = load_frozen(job, device="cpu", batch_size=64)
     renderer = build_renderer(job)
     rows = renderer.open(unit, None, with_images=True)
-    pixels = np.stack([rows.render(row)[1] for row in range(len(rows.sample_ids))], axis=1)
+    pixels = np.stack([rows.render(row)[1][0] for row in range(len(rows.sample_ids))], axis=1)
     return {
         name: value.reshape(*pixels.shape[:2], *value.shape[1:])
         for name, value in teacher(pixels.reshape(-1, *pixels.shape[2:])).items()

@@ -133,6 +133,7 @@ def build(job: ExtractJob, units: Sequence[Unit], task: Task) -> None:
     """Compute and commit what is missing, as a worker of the extract stage does."""
     job = replace(job, cache_uri=task.cache_uri)
     log = Log(task.log, name=task.name)
+    renderer = build_renderer(job)  # first, as the stage does: targets are of views that are there
     seat = Seat(
         teacher=LoggedTeacher(job, log=log),
         outputs={
@@ -141,7 +142,7 @@ def build(job: ExtractJob, units: Sequence[Unit], task: Task) -> None:
         calibrating=job.calibrating,
         generations=job.generations,
     )
-    extractor = UnitExtractor([seat], renderer=build_renderer(job), num_threads=1, batch_size=32)
+    extractor = UnitExtractor([seat], renderer=renderer, num_threads=1, batch_size=32)
     for unit in [*units[task.first :], *units[: task.first]]:
         log.unit = unit.id
         log.say("begin")

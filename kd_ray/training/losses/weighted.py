@@ -55,7 +55,7 @@ class WeightedLosses:
     balance: Balance = "fixed"
     dropout: TeacherDropout | None = None
     num_steps: int = 1
-    queues: Queues = field(default_factory=Queues)
+    queues: Queues = field(default_factory=Queues, compare=False)
     first_queue: int = 0
 
     @property
