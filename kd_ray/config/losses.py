@@ -168,21 +168,29 @@ Distance = Literal[
 
 
 class FeatureLoss(OnFeatures):
-    """Distance between projected student output and target; `balanced` is 0.9 (1 - cosine) + 0.1 smooth-L1."""
+    """Distance between projected student output and target; `balanced` is c (1 - cosine) + (1 - c) smooth-L1, c being
+    `cosine_share`.
+    """
 
     kind: Literal["feature"]
     distance: Distance = "cosine"
-    beta: Positive = Field(
-        default=1.0,
-        description="of smooth_l1: where the square ends",
-        exclude_if=lambda beta: beta == 1.0,  # fingerprints over a dump are older than this field
+    # fingerprints over a dump are older than these two fields
+    beta: Positive | None = Field(
+        default=None,
+        description="where the square of smooth-L1 ends; null: 1 of smooth_l1, 2 of balanced",
+        exclude_if=lambda beta: beta is None,
+    )
+    cosine_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.9, description="of balanced", exclude_if=lambda share: share == 0.9
     )
 
     @model_validator(mode="after")
     def _distance_fits(self) -> "FeatureLoss":
         found = []
-        if self.beta != 1.0 and self.distance != "smooth_l1":
-            found.append(("beta", f"is of smooth_l1, but distance is {self.distance}; remove it"))
+        if self.beta is not None and self.distance not in ("smooth_l1", "balanced"):
+            found.append(("beta", f"is of smooth_l1 and balanced, but distance is {self.distance}; remove it"))
+        if self.cosine_share != 0.9 and self.distance != "balanced":
+            found.append(("cosine_share", f"is of balanced, but distance is {self.distance}; remove it"))
         if self.distance == "attention_transfer" and self.output != "spatial":
             found.append(("output", "attention_transfer compares where maps are strong; set spatial"))
         if self.head is None and self.distance != "attention_transfer":

@@ -71,15 +71,13 @@ EXPANSIONS: Mapping[str, Values] = {
     },
     "theia": {
         "losses": [
-            _feature("spatial", "cosine", 0.9, standardize="phi_s"),
-            _feature("spatial", "smooth_l1", 0.1, standardize="phi_s"),
+            _feature("spatial", "balanced", beta=1.0, standardize="phi_s"),
         ],
     },
     "unic": {
         "losses": [
-            _feature(output, distance, 0.5, standardize="phi_s")
+            _feature(output, "balanced", cosine_share=0.5, beta=1.0, standardize="phi_s")
             for output in ("summary", "spatial")
-            for distance in ("cosine", "smooth_l1")
         ],
     },
 }

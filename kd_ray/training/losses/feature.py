@@ -14,7 +14,7 @@ from kd_ray.config.losses import FeatureLoss
 from kd_ray.errors import TrainingError
 from kd_ray.training.losses.shapes import require_same_shape
 
-BALANCED_COSINE_WEIGHT = 0.9
+BALANCED_COSINE_SHARE = 0.9
 BALANCED_SMOOTH_L1_BETA = 2.0
 FD_BETA = 2.0
 LEAST_NORM = 1e-6
@@ -42,15 +42,22 @@ def mse_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
     return F.mse_loss(predicted_BD.float(), target_BD.float())
 
 
-def balanced_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
-    """0.9 (1 - cosine) + 0.1 smooth-L1 with beta 2, in float32 (the "BALANCED" loss of the RADIO trainer).
+def balanced_loss(
+    predicted_BD: Tensor,
+    target_BD: Tensor,
+    *,
+    cosine_share: float = BALANCED_COSINE_SHARE,
+    beta: float = BALANCED_SMOOTH_L1_BETA,
+) -> Tensor:
+    """c (1 - cosine) + (1 - c) smooth-L1, in float32: with 0.9 and beta 2 the "BALANCED" loss of the RADIO trainer,
+    with 0.9 and beta 1 that of Theia, with 0.5 and beta 1 that of UNIC.
 
     Raises:
         TrainingError: the shapes differ.
     """
     cosine = cosine_loss(predicted_BD, target_BD)
-    smooth_l1 = F.smooth_l1_loss(predicted_BD.float(), target_BD.float(), beta=BALANCED_SMOOTH_L1_BETA)
-    return BALANCED_COSINE_WEIGHT * cosine + (1 - BALANCED_COSINE_WEIGHT) * smooth_l1
+    smooth_l1 = F.smooth_l1_loss(predicted_BD.float(), target_BD.float(), beta=beta)
+    return cosine_share * cosine + (1 - cosine_share) * smooth_l1
 
 
 def l1_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
@@ -114,15 +121,16 @@ def tangent_sphere_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
 
 
 def dampened_mse_loss(predicted_BD: Tensor, target_BD: Tensor) -> Tensor:
-    """Mean of 2 log(1 + d² / 2) over all elements, in float32: d² where it is small, a logarithm where it is great
-    (twice the Cauchy loss of Barron 2019).
+    """Mean over all elements, in float32, of d² / 2 where |d| < 1 and else 2 √|d| - 1.5 (the "dampened" MSE of
+    the RADIO trainer): value and slope agree at 1, and great differences count less than with smooth-L1.
 
     Raises:
         TrainingError: the shapes differ.
     """
     require_same_shape(predicted_BD, target_BD, what="features")
-    damped: Tensor = torch.log1p((predicted_BD.float() - target_BD.float()).square() / 2.0)
-    return 2.0 * damped.mean()
+    size = (predicted_BD.float() - target_BD.float()).abs()
+    # not the root of what is small, whose slope is infinite at 0
+    return torch.where(size < 1.0, 0.5 * size.square(), 2.0 * size.clamp_min(1.0).sqrt() - 1.5).mean()
 
 
 def attention_transfer_loss(predicted_BHWD: Tensor, target_BHWD: Tensor) -> Tensor:
@@ -172,7 +180,6 @@ def _spread(squares: Tensor) -> Tensor:
 _DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine_loss,
     "mse": mse_loss,
-    "balanced": balanced_loss,
     "l1": l1_loss,
     "fd": fd_loss,
     "angle": angle_loss,
@@ -184,4 +191,11 @@ _DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def feature_loss(loss: FeatureLoss) -> Callable[[Tensor, Tensor], Tensor]:
     """The distance that the configuration names, of (predicted, target)."""
-    return partial(smooth_l1_loss, beta=loss.beta) if loss.distance == "smooth_l1" else _DISTANCES[loss.distance]
+    match loss.distance:
+        case "smooth_l1":
+            return partial(smooth_l1_loss, beta=loss.beta or 1.0)
+        case "balanced":
+            beta = loss.beta or BALANCED_SMOOTH_L1_BETA
+            return partial(balanced_loss, cosine_share=loss.cosine_share, beta=beta)
+        case other:
+            return _DISTANCES[other]

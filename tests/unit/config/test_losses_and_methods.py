@@ -23,6 +23,7 @@ LOSS: TypeAdapter[Loss] = TypeAdapter(Loss)
         ({"kind": "feature", "output": "summary", "head": None}, "needs a head"),
         ({"kind": "feature", "output": "summary", "distance": "attention_transfer"}, "set spatial"),
         ({"kind": "feature", "output": "summary", "distance": "l1", "beta": 2}, "is of smooth_l1"),
+        ({"kind": "feature", "output": "summary", "distance": "cosine", "cosine_share": 0.5}, "is of balanced"),
         ({"kind": "relational", "output": "summary", "distance": "token_similarity"}, "set spatial"),
         ({"kind": "relational", "output": "summary", "distance": "cka", "temperature": 1}, "is of token_similarity"),
         ({"kind": "contrastive", "head": None}, "set a head"),

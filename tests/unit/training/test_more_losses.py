@@ -166,10 +166,22 @@ def feature_oracle(name: str, s: np.ndarray, t: np.ndarray) -> float:
         "angle": (_angles(s, t) ** 2).mean() / (_angles(t, centre) ** 2).mean(),
         "tangent_sphere": ((_logarithm(s, centre) - _logarithm(t, centre)) ** 2).sum(-1).mean()
         / (_angles(t, centre) ** 2).mean(),
-        "dampened_mse": 2 * np.log(1 + d**2 / 2).mean(),
+        "dampened_mse": np.where(np.abs(d) < 1, d**2 / 2, 2 * np.sqrt(np.abs(d)) - 1.5).mean(),
         "attention_transfer": ((maps[0] - maps[1]) ** 2).sum(-1).mean(),
     }
     return float(found[name])
+
+
+@pytest.mark.parametrize(("share", "beta"), [(0.5, 1.0), (0.9, 1.0), (0.9, None)])
+def test_balanced_with_other_numbers(share: float, beta: float | None) -> None:
+    student, teacher = normal(6, 5), normal(6, 5, seed=1)
+    loss = FeatureLoss(kind="feature", output="summary", distance="balanced", cosine_share=share, beta=beta)
+    s, t, edge = wide(student), wide(teacher), beta or 2.0
+    cosine = (s * t).sum(-1) / np.linalg.norm(s, axis=-1) / np.linalg.norm(t, axis=-1)
+    size = np.abs(s - t)
+    smooth = np.where(size < edge, size**2 / (2 * edge), size - edge / 2).mean()
+    expected = share * (1 - cosine).mean() + (1 - share) * smooth
+    assert float(feature_loss(loss)(student, teacher)) == pytest.approx(expected, rel=RTOL)
 
 
 @pytest.mark.parametrize("name", [*FEATURES[3:], "attention_transfer"])
