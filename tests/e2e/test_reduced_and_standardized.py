@@ -9,7 +9,7 @@ from tests.support.processes import kd_ray, ray_folder, run
 from tests.support.recipes import write
 from tests.support.tiny_world import save_teacher, write_images
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]  # two whole runs
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]  # two whole runs
 
 RECIPE = """
 name: reduced
