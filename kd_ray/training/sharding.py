@@ -6,9 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from kd_ray.training.workers import num_workers
 
@@ -21,6 +18,9 @@ def shard(student: nn.Module, backbone: nn.Module, device: torch.device) -> None
     Blocks are what stands in the backbone's lists of modules: those are called as modules, so that their weights can
     be gathered and freed around the call. The backbone itself is not, its features are asked for by method.
     """
+    from torch.distributed.device_mesh import init_device_mesh  # 3 s with the next: only where they are used
+    from torch.distributed.fsdp import fully_shard
+
     # no loss writes into an output, and views of a batch are many
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     mesh = init_device_mesh(device.type, (num_workers(),))
@@ -30,20 +30,28 @@ def shard(student: nn.Module, backbone: nn.Module, device: torch.device) -> None
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Whether `shard` was applied."""
-    return isinstance(network, FSDPModule)
+    """Whether `shard` was applied: it gives a module this method."""
+    return hasattr(network, "set_requires_gradient_sync")
 
 
 def local(tensor: Tensor) -> Tensor:
     """What this worker has of it."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    shared: Any = tensor
+    found: Tensor = shared.to_local() if _is_shared_out(tensor) else tensor
+    return found
+
+
+def _is_shared_out(value: Any) -> bool:
+    """Whether it is a DTensor, whose module takes 3 s to import."""
+    return isinstance(value, Tensor) and hasattr(value, "full_tensor")
 
 
 def whole(value: Any) -> Any:
     """`value` with every shared-out tensor in it gathered; a call of all workers together."""
     match value:
-        case DTensor():
-            return value.full_tensor().cpu()
+        case Tensor() if _is_shared_out(value):
+            shared: Any = value
+            return shared.full_tensor().cpu()
         case dict():
             return {key: whole(each) for key, each in value.items()}
         case list():
@@ -54,9 +62,12 @@ def whole(value: Any) -> Any:
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
     """A whole tensor, shared out as `other` is."""
-    if not isinstance(other, DTensor):
+    if not _is_shared_out(other):
         return tensor
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+    from torch.distributed.tensor import distribute_tensor  # 3 s: only where it is used
+
+    shared: Any = other
+    return distribute_tensor(tensor.to(other.device), shared.device_mesh, shared.placements)
 
 
 def load_weights(network: nn.Module, tensors: Tensors) -> None:

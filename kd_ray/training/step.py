@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from kd_ray.config.train import Precision
 from kd_ray.training.balance import observe_losses
@@ -16,6 +15,7 @@ from kd_ray.training.batches import Batch
 from kd_ray.training.losses.weighted import WeightedLosses
 from kd_ray.training.mutual import MutualLosses
 from kd_ray.training.pieces import pieces_of
+from kd_ray.training.sharding import is_sharded
 from kd_ray.training.state import TrainingState
 
 Loss = tuple[Tensor, dict[str, Tensor]]
@@ -124,8 +124,9 @@ def _scaled_step(state: TrainingState, scaler: torch.amp.GradScaler) -> None:
 
 def _shared_among_workers(network: nn.Module, *, now: bool) -> Any:
     """Gradients go to the other workers with the last piece of a batch."""
-    if isinstance(network, FSDPModule):
-        network.set_requires_gradient_sync(now)
+    if is_sharded(network):
+        sharded: Any = network
+        sharded.set_requires_gradient_sync(now)
         return nullcontext()
     if isinstance(network, nn.parallel.DistributedDataParallel) and not now:
         return network.no_sync()
